@@ -1,0 +1,50 @@
+"""The project's own exceptions. Each message names the field or file, the value and the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class DiscovrError(Exception):
+    """Base of every error that a user's input, data or storage can cause."""
+
+
+class ConfigError(DiscovrError):
+    """A configuration that cannot run. `problems` lists every violated rule, one line each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        count = len(self.problems)
+        head = f"{count} problem{'s' if count != 1 else ''} in the configuration:"
+        super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        return type(self), (self.problems,)
+
+
+class ManifestError(DiscovrError):
+    """A manifest that is missing, has the wrong columns or values, or holds no usable clip."""
+
+
+class StorageError(DiscovrError):
+    """A path that cannot be read from or written to."""
+
+
+class ClipError(DiscovrError):
+    """One clip that cannot be used: unreadable, changed since ingest, or undecodable. The message is the reason."""
+
+
+class TooManyBadClipsError(DiscovrError):
+    """More clips failed than `data.max_bad_fraction` of the manifest allows."""
+
+
+class NonFiniteError(DiscovrError):
+    """A loss term is NaN or infinite; the message names the step and the term."""
+
+
+class CheckpointError(DiscovrError):
+    """A checkpoint that is incomplete, damaged or does not fit the configuration."""
+
+
+class RunExistsError(DiscovrError):
+    """A run of this name already exists at the storage path and `run.resume` is off."""
