@@ -15,7 +15,7 @@ class StepValues(NamedTuple):
 
 
 def step_values(config: Config, plan: RunPlan, step: int) -> StepValues:
-    """Values in force at optimiser step `step`: linear warm-up and cosine (lr), linear ramp (temperature), cosine (EMA)."""
+    """Values in force at optimiser step `step`: warm-up and cosine (lr), linear ramp (temperature), cosine (EMA)."""
     schedule, loss = config.schedule, config.loss
     ramp_steps = round(schedule.teacher_temperature_epochs * plan.steps_per_epoch)
     share = min(1.0, step / ramp_steps) if ramp_steps else 1.0

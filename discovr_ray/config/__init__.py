@@ -1,0 +1,41 @@
+"""The whole configuration of a run: typed sections, loading, every rule, and what follows from them."""
+
+from discovr_ray.config.loading import PRESET_DIR, load_config, parse_config, preset_names
+from discovr_ray.config.plan import RunPlan, derive_plan
+from discovr_ray.config.rules import check_clips, check_config, check_resources
+from discovr_ray.config.sections import (
+    MODEL_SIZES,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EngineConfig,
+    LossConfig,
+    MaskConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+
+__all__ = [
+    "MODEL_SIZES",
+    "PRESET_DIR",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "EngineConfig",
+    "LossConfig",
+    "MaskConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RunConfig",
+    "RunPlan",
+    "ScheduleConfig",
+    "check_clips",
+    "check_config",
+    "check_resources",
+    "derive_plan",
+    "load_config",
+    "parse_config",
+    "preset_names",
+]

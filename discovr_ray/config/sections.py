@@ -1,0 +1,194 @@
+"""All sections of a configuration, with their defaults.
+
+Defaults live here and nowhere else; they are the values of the paper and its released launcher (docs/config.md).
+The sections are plain frozen dataclasses, so `model/` and `objective/` can take one without any dependency.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+STRICT = {"extra": "forbid", "strict": True}  # read by pydantic when a file is loaded
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which clips are read and how a clip becomes `num_frames` frames of `image_size` pixels."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    manifest: str = "synthetic"  # path or URI of manifest.parquet; "synthetic" makes the embedded data set first
+    split: str = "TRAIN"  # manifest rows of this split are used; "" takes every row
+    label_filter: dict[str, str | float | bool] = field(default_factory=dict)  # rows whose labels equal all of these
+    synthetic_clips: int = 64  # size of the embedded data set, all splits together
+    synthetic_seed: int = 0
+    num_frames: int = 64  # T, frames of a clip
+    frame_stride: int = 3  # source frames from one taken frame to the next, at reference_fps
+    reference_fps: float = 50.0  # the stride scales with fps / reference_fps, so a clip spans the same time; 0: never
+    short_clip: Literal["fit_stride", "repeat_last", "loop"] = "fit_stride"  # when the video is shorter than a window
+    image_size: int = 112  # H = W, pixels
+    crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)  # side of the random crop, as a share of image_size
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, for grey repeated to 3 channels
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    decoder: Literal["auto", "decord"] = "auto"  # auto: simplejpeg for Motion-JPEG, decord for the rest
+    max_bad_fraction: float = 0.001  # share of the manifest's clips that may fail before the run stops
+    decode_cpus: float = 1.0  # CPUs that must stay free for decoding
+    prefetch_batches: int = 4  # micro-batches decoded ahead, per worker
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """Masked views of the students (section 3 of the paper)."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    video_views: int = 4  # V of the video branch; semantic cluster distillation takes one more
+    image_views: int = 4  # V of the image branch
+    video_ratio: float = 0.9  # share of patches hidden in every tubelet slice (tube masks)
+    image_ratio: float = 0.9  # share of patches hidden in a frame
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Encoders, decoder, heads and prototypes. width, depth and heads of 0 are taken from `size`."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    size: Literal["tiny", "small", "base", "large", "huge", "giant"] = "base"
+    width: int = 0  # D
+    depth: int = 0
+    heads: int = 0
+    mlp_ratio: float = 0.0
+    patch_size: int = 16  # pixels
+    tubelet_size: int = 2  # frames in one video token
+    video_qkv_bias: bool = True  # q and v only; keys never have a bias
+    image_qkv_bias: bool = False
+    video_norm_eps: float = 1e-6
+    image_norm_eps: float = 1e-5
+    decoder_width: int = 384
+    decoder_depth: int = 4
+    decoder_heads: int = 6
+    head_hidden: int = 2048
+    head_bottleneck: int = 256
+    head_outputs: int = 16384  # L
+    num_prototypes: int = 3000  # K
+
+
+# width, depth, heads, MLP ratio: the sizes that ViT papers use under these names
+MODEL_SIZES: dict[str, tuple[int, int, int, float]] = {
+    "tiny": (192, 12, 3, 4.0),
+    "small": (384, 12, 6, 4.0),
+    "base": (768, 12, 12, 4.0),
+    "large": (1024, 24, 16, 4.0),
+    "huge": (1280, 32, 16, 4.0),
+    "giant": (1408, 40, 16, 48 / 11),
+}
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights, temperatures and the assignment (sections 3.1-3.3 of the paper)."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    w_vid: float = 1.0
+    w_img: float = 1.0
+    w_scd: float = 1.0  # swept
+    student_temperature: float = 0.1
+    teacher_temperature_start: float = 0.04
+    teacher_temperature: float = 0.07  # reached after schedule.teacher_temperature_epochs
+    centre_momentum: float = 0.9
+    scd_temperature: float = 0.1
+    sinkhorn_epsilon: float = 0.05
+    sinkhorn_iterations: int = 10
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    lr: float = 1.5e-4  # peak, per 256 clips of global batch
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.05  # not on biases, norms, tokens and prototypes
+    grad_clip_norm: float = 0.0  # L2 over all parameters; 0: no clipping
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Length of the run and everything that changes with the step."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    epochs: int = 400
+    max_steps: int = 0  # stop after this many optimiser steps; 0: after `epochs`. Schedules keep following `epochs`
+    warmup_epochs: float = 40.0  # linear, then cosine to min_lr
+    min_lr: float = 1e-6
+    teacher_temperature_epochs: float = 30.0
+    ema_momentum: float = 0.996  # swept; cosine to ema_momentum_end
+    ema_momentum_end: float = 1.0
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How a step is spread over workers. Accumulation = global_batch / (run.workers x micro_batch)."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    precision: Literal["bf16", "fp32"] = "bf16"  # of the computation; weights, moments and teachers are always fp32
+    global_batch: int = 256  # clips per optimiser step
+    micro_batch: int = 8  # clips per worker and forward pass
+    recompute_activations: bool = False  # less memory for about a third more time in the students
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    every_steps: int = 500
+    keep: int = 3  # newest complete checkpoints that stay
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Name, place and resources of the run."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: str = "pretrain"
+    storage_path: str = "runs"  # local path or URI; must be shared by all nodes
+    resume: bool = False  # continue the run of this name; without it an existing name is refused
+    seed: int = 0
+    workers: int = 1
+    use_gpu: bool = False
+    cpus_per_worker: float = 1.0
+    threads_per_worker: int = 0  # torch threads; 0: the node's cores shared by its workers
+    log_every_steps: int = 10
+    max_failures: int = 3  # worker-group restarts before the run fails
+
+
+@dataclass(frozen=True)
+class Config:
+    """All sections. Frozen: use `dataclasses.replace` or `load_config(..., overrides)`."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    data: DataConfig = field(default_factory=DataConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain nested dict, as stored in checkpoints and accepted by `parse_config`."""
+        return dataclasses.asdict(self)
