@@ -1,0 +1,34 @@
+"""What the training loop needs from whoever runs it. `launch/worker.py` gives it on Ray; tests give it without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+if TYPE_CHECKING:  # the stream's module imports Ray, which the loop must not need
+    from discovr_ray.data.stream import ClipFailure, MicroBatch
+
+
+class Context(Protocol):
+    """One rank's view of the outside world. Methods marked (all) are called by every rank at the same step."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def steps(self, start_step: int) -> Iterator[list[MicroBatch]]:
+        """Micro-batches of this rank, one list per optimiser step, from `start_step` to the end of the run. (all)"""
+
+    def stop_requested(self) -> bool:
+        """True once somebody asked the run to end; only rank 0 is asked."""
+
+    def record(self, values: dict[str, float]) -> None:
+        """Take the metrics of a logged step; rank 0 only."""
+
+    def quarantine(self, step: int, failures: Sequence[ClipFailure]) -> None:
+        """Keep a record of clips that failed for the first time; rank 0 only."""
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint of the engine as it is after `step` optimiser steps. (all)"""

@@ -1,0 +1,90 @@
+"""The training loop: the paper's algorithm box (section 3), without Ray. DeepSpeed is behind `engine`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from discovr_ray.config import Config, RunPlan
+from discovr_ray.errors import NonFiniteError
+from discovr_ray.schedules import step_values
+from discovr_ray.train.context import Context
+from discovr_ray.train.engine import Engine
+from discovr_ray.train.metrics import Metrics
+from discovr_ray.train.objective import (
+    Losses,
+    prepare_pass,
+    pass_losses,
+    scalings_of_all_passes,
+    update_centres,
+)
+from discovr_ray.train.quarantine import Quarantine
+
+if TYPE_CHECKING:
+    from discovr_ray.data.stream import MicroBatch
+
+
+def train(config: Config, plan: RunPlan, engine: Engine, context: Context, start_step: int, quarantine: Quarantine) -> int:
+    """Run optimiser steps `start_step` .. `plan.total_steps`; returns the number of steps done, fewer after a stop.
+
+    A checkpoint is saved every `checkpoint.every_steps` steps, at the end, and when a stop is requested.
+
+    Errors:
+        NonFiniteError: a loss term is NaN or infinite, on all ranks at the same step.
+        TooManyBadClipsError: more clips failed than `data.max_bad_fraction` allows, on all ranks at the same step.
+    """
+    metrics = Metrics(config, plan, engine.teacher)
+    step = saved_step = start_step
+    for batches in _timed(context.steps(start_step), metrics):
+        agreed = quarantine.agree(step, batches, context)
+        values = step_values(config, plan, step)
+
+        passes = [prepare_pass(config, engine, batch, context.device) for batch in batches]
+        scalings = scalings_of_all_passes(config, engine, passes)
+        total, counts = Losses.zero(context.device), torch.zeros(config.model.num_prototypes, device=context.device)
+        for one in passes:
+            losses, pass_counts = pass_losses(config, engine, one, values, scalings, agreed.total_weight)
+            # DeepSpeed averages over ranks and passes, while the losses are shares of a global sum
+            engine.backward(losses.total * (context.world_size * len(passes)))
+            total, counts = total.plus(losses), counts + pass_counts
+        total = total.over_ranks()
+        _refuse_non_finite(step, total)
+
+        grad_norm = engine.step(values.lr)
+        engine.update_teacher(values.ema_momentum)
+        update_centres(config, engine.teacher, passes, agreed.total_weight)
+        step += 1
+
+        metrics.observe(passes, total, counts, grad_norm)
+        if step % config.run.log_every_steps == 0 or step in (start_step + 1, plan.total_steps):
+            record = metrics.record(step, values, agreed.num_bad)
+            if context.rank == 0:
+                context.record(record)
+        if step % config.checkpoint.every_steps == 0 or step == plan.total_steps or agreed.stop:
+            context.save(step)
+            saved_step = step
+        if agreed.stop:
+            break
+    if saved_step < step:
+        context.save(step)
+    return step
+
+
+def _timed(steps: Iterator[list[MicroBatch]], metrics: Metrics) -> Iterator[list[MicroBatch]]:
+    while True:
+        started = time.perf_counter()
+        batches = next(steps, None)
+        metrics.waited(time.perf_counter() - started)
+        if batches is None:
+            return
+        yield batches
+
+
+def _refuse_non_finite(step: int, losses: Losses) -> None:
+    for name, value in losses.named().items():
+        if not math.isfinite(value):
+            raise NonFiniteError(f"step {step}: {name} is {value}; the weights of this step were not updated")

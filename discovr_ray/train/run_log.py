@@ -1,0 +1,114 @@
+"""What a run writes down as it goes: metrics.jsonl, TensorBoard events, quarantine.jsonl, and one line for people."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch.utils.tensorboard import SummaryWriter
+
+from discovr_ray.config import Config, RunPlan
+from discovr_ray.data import storage
+
+if TYPE_CHECKING:
+    from discovr_ray.data.stream import ClipFailure
+
+logger = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.jsonl"
+QUARANTINE_FILE = "quarantine.jsonl"
+
+
+PUBLISH_INTERVAL_S = 30.0
+
+
+class RunLog:
+    """Rank 0's record of a run.
+
+    On a local run folder the files are written in place. Object stores cannot append, so there they grow in a
+    temporary folder and are copied over every half minute and at every checkpoint.
+    On resume, records after `start_step` are dropped: the run is about to write them again.
+    """
+
+    def __init__(self, run_uri: str, config: Config, plan: RunPlan, start_step: int) -> None:
+        self._run_uri = run_uri
+        self._plan = plan
+        self._global_batch = config.engine.global_batch
+        self._remote = "://" in run_uri
+        self._root = Path(tempfile.mkdtemp(prefix="discovr-log-") if self._remote else run_uri)
+        self._published_at = 0.0
+        kept = [record for record in read_records(run_uri, METRICS_FILE) if record["step"] <= start_step]
+        self._write_all(METRICS_FILE, kept)
+        # a clip that failed stays on record even when the step that met it is run again
+        self._write_all(QUARANTINE_FILE, read_records(run_uri, QUARANTINE_FILE))
+        self._tensorboard = SummaryWriter(self._root / "tensorboard", purge_step=start_step + 1 if start_step else None)
+
+    def metrics(self, record: dict[str, float]) -> None:
+        """One logged step: a JSON line (NaN becomes null), TensorBoard scalars and a progress line."""
+        self._append(METRICS_FILE, {key: value if math.isfinite(value) else None for key, value in record.items()})
+        for name, value in record.items():
+            self._tensorboard.add_scalar(name, value, int(record["step"]))
+        logger.info(progress_line(record, self._plan, self._global_batch))
+        if time.monotonic() - self._published_at > PUBLISH_INTERVAL_S:
+            self.publish()
+
+    def quarantine(self, step: int, epoch: int, failures: Sequence[ClipFailure]) -> None:
+        for failure in failures:
+            self._append(
+                QUARANTINE_FILE,
+                {"clip_id": failure.clip_id, "reason": failure.reason, "step": step, "epoch": epoch},
+            )
+            logger.warning("clip %s is left out: %s", failure.clip_id, failure.reason)
+        self.publish()
+
+    def publish(self) -> None:
+        """Make everything written so far visible in the run folder."""
+        self._tensorboard.flush()
+        self._published_at = time.monotonic()
+        if not self._remote:
+            return
+        for path in sorted(self._root.rglob("*")):
+            if path.is_file():
+                storage.put_file(str(path), storage.join(self._run_uri, *path.relative_to(self._root).parts))
+
+    def close(self) -> None:
+        self.publish()
+        self._tensorboard.close()
+        if self._remote:
+            shutil.rmtree(self._root, ignore_errors=True)
+
+    def _append(self, name: str, record: dict[str, object]) -> None:
+        with (self._root / name).open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def _write_all(self, name: str, records: list[dict[str, object]]) -> None:
+        (self._root / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def read_records(run_uri: str, name: str) -> list[dict[str, object]]:
+    """Objects of a JSONL file of the run; empty when there is none."""
+    uri = storage.join(run_uri, name)
+    if not storage.exists(uri):
+        return []
+    return [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines() if line]
+
+
+def progress_line(record: dict[str, float], plan: RunPlan, global_batch: int) -> str:
+    """The record's essentials and the time left at the present speed."""
+    step = int(record["step"])
+    left_s = round((plan.total_steps - step) * global_batch / max(record["clips_per_s"], 1e-9))
+    hours, minutes = divmod(left_s // 60, 60)
+    return (
+        f"step {step}/{plan.total_steps}  epoch {record['epoch']:.2f}  loss {record['loss']:.4f} "
+        f"(video {record['loss_vid']:.3f}, image {record['loss_img']:.3f}, clusters {record['loss_scd']:.3f})  "
+        f"lr {record['lr']:.2e}  grad {record['grad_norm']:.2f}  rank {record['rank_me']:.1f}  "
+        f"{record['clips_per_s']:.1f} clips/s  data wait {record['data_wait_share']:.0%}  "
+        f"left {hours}:{minutes:02d}:{left_s % 60:02d}"
+    )
