@@ -1,0 +1,55 @@
+# Commands for people; CI runs the same ones (.ci/run). `make` alone lists them.
+PYTHON ?= python3
+export PYTHON
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)# ninja, for the library that DeepSpeed builds on first use
+
+PYTEST_ARGS ?=
+BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+MARKERS ?= $(if $(BROWSER),,not browser)
+# runs/demo, or the first free of runs/demo-2, runs/demo-3 ...: no run is ever overwritten
+DEMO = $(shell name=demo; n=2; while [ -e runs/$$name ]; do name=demo-$$n; n=$$((n + 1)); done; echo $$name)
+
+.PHONY: help setup demo test test-fast lint bench clean
+
+help: ## list the targets
+	@echo "discovr-ray: make TARGET"
+	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready-test ## make .venv with everything that the demo and the tests need (once; 2 to 5 minutes, 6 GB)
+
+$(VENV)/.ready-test: pyproject.toml
+	@.ci/setup test
+	@touch $@
+
+$(VENV)/.ready-dev: pyproject.toml
+	@.ci/setup dev
+	@touch $(VENV)/.ready-test $@
+
+demo: setup ## pretrain on synthetic echo with two CPU workers (about 10 minutes), then say where the results are
+	@name=$(DEMO); \
+	echo "demo: making synthetic echo videos, then pretraining a tiny model on two CPU workers: about 10 minutes"; \
+	$(VENV)/bin/python jobs/pretrain.py --config demo run.name=$$name && \
+	echo "demo: the encoder is in  runs/$$name/encoder.safetensors  (README.md shows how to load it)" && \
+	echo "demo: open the report in a browser:  runs/$$name/report.html"
+
+test: setup ## run all tests (under 20 minutes on 2 cores); PYTEST_ARGS="-k config" selects some
+	@echo "test: all tests, under 20 minutes on 2 cores$(if $(BROWSER),, (no Chromium here: the browser test is left out))"
+	@$(VENV)/bin/python -m pytest -m "$(MARKERS)" $(PYTEST_ARGS)
+
+test-fast: setup ## run the tests that start no cluster, server, browser or second process
+	@$(VENV)/bin/python -m pytest -m "not (ray or s3 or dist or chaos or browser or slow)" $(PYTEST_ARGS)
+
+lint: $(VENV)/.ready-dev ## ruff (rules and format) and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: setup ## measure one training step and the reading of clips (about 10 minutes)
+	@echo "bench: one full step of the paper's model, then clips per second of the reading path; the machine should be idle"
+	$(VENV)/bin/python benchmarks/step.py
+	$(VENV)/bin/python benchmarks/ingest.py
+
+clean: ## delete caches and build output (not .venv, not runs/)
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -path ./$(VENV) -prune -o -path ./runs -prune -o -name __pycache__ -type d -exec rm -rf {} +
