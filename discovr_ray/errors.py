@@ -34,6 +34,10 @@ class ClipError(DiscovrError):
     """One clip that cannot be used: unreadable, changed since ingest, or undecodable. The message is the reason."""
 
 
+class StreamError(DiscovrError):
+    """The stream of clips stopped: decode processes kept dying, nothing arrived, or Ray Data failed."""
+
+
 class TooManyBadClipsError(DiscovrError):
     """More clips failed than `data.max_bad_fraction` of the manifest allows."""
 
