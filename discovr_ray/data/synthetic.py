@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import simplejpeg
 
-from discovr_ray.data.avi import avi_mjpeg
-from discovr_ray.data.heart import SIZE, Beat, Patient, beat, chords, sample_patient
-from discovr_ray.data.phantom import render
+from discovr_ray.data.phantom.container import avi_mjpeg
+from discovr_ray.data.phantom.heart import SIZE, Beat, Patient, beat, chords, sample_patient
+from discovr_ray.data.phantom.render import render
 from discovr_ray.errors import StorageError
 from discovr_ray.randomness import hash_words
 

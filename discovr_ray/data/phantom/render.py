@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from discovr_ray.data.heart import (
+from discovr_ray.data.phantom.heart import (
     LEFT,
     RIGHT,
     SECTOR_RADIUS,

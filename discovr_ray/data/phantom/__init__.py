@@ -1,0 +1,1 @@
+"""The synthetic patient: who (patient), how the heart moves (heart, motion), what a scanner shows of it (tissue, render)."""
