@@ -1,0 +1,71 @@
+"""One manifest row -> one clip of grey frames, or ClipError with the reason."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from discovr_ray.config import DataConfig
+from discovr_ray.data import storage
+from discovr_ray.data.decode import Frames, decode_frames
+from discovr_ray.data.window import choose_window
+from discovr_ray.errors import ClipError, StorageError
+
+READ_ATTEMPTS = 2  # a transport can cut or flip bytes without an error; the second read tells it from a changed file
+
+
+class Clip(NamedTuple):
+    frames: Frames  # [T, S, S], S = data.image_size
+    num_padded: int  # frames that repeat another one because the video is too short
+
+
+def load_clip(row: Mapping[str, Any], data: DataConfig, position: float) -> Clip:
+    """Read, check, decode and resize one clip.
+
+    Args:
+        row: a manifest row (uri, format, num_frames, fps, height, width, num_bytes, sha256).
+        position: in [0, 1), place of the window in the video.
+    Errors:
+        ClipError: anything that is wrong with this clip, storage included; the message is the reason.
+    """
+    window = choose_window(row["num_frames"], row["fps"], data, position)
+    content = _read_checked(row)
+    frames = decode_frames(content, row["format"], window.indices, row["num_frames"], data.decoder)
+    if frames.shape[1:] != (row["height"], row["width"]):
+        raise ClipError(f"frames of {frames.shape[1:]} pixels, {(row['height'], row['width'])} expected")
+    return Clip(resize_frames(frames, data.image_size), window.num_padded)
+
+
+def resize_frames(frames: Frames, size: int) -> Frames:
+    """[T, H, W] -> [T, size, size]: short side to `size` (bilinear, low-pass filtered), then the centre."""
+    height, width = frames.shape[1:]
+    if height == width == size:
+        return frames
+    side = min(height, width)
+    top, left = (height - side) / 2, (width - side) / 2
+    box = (left, top, left + side, top + side)  # cropping first spares the pixels that would be dropped
+    resized = [
+        np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR, box=box)) for frame in frames
+    ]
+    return np.stack(resized)
+
+
+def _read_checked(row: Mapping[str, Any]) -> bytes:
+    """The file's bytes, equal in size and hash to what ingest saw."""
+    reason = ""
+    for _ in range(READ_ATTEMPTS):
+        try:
+            content = storage.read_bytes(row["uri"])
+        except StorageError as error:
+            raise ClipError(str(error)) from error
+        if len(content) != row["num_bytes"]:
+            reason = f"the file has {len(content)} bytes, {row['num_bytes']} at ingest"
+        elif hashlib.sha256(content).hexdigest() != row["sha256"]:
+            reason = "the file has changed since ingest: same size, other content (sha256)"
+        else:
+            return content
+    raise ClipError(f"{row['uri']}: {reason}")
