@@ -1,1 +1,1 @@
-"""The synthetic patient: who (patient), how the heart moves (heart, motion), what a scanner shows of it (tissue, render)."""
+"""The synthetic patient: who it is, how its heart moves, what a scanner shows of it, and the file it is stored in."""

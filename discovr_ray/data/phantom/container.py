@@ -1,108 +1,43 @@
-"""Where the frames lie in an AVI file: a strict walk over its RIFF chunks, without a demuxer.
+"""Motion-JPEG in an AVI (RIFF) container, as FFmpeg, PyAV and decord read it, always the same bytes.
 
-Source: Microsoft, "AVI RIFF File Reference", and the OpenDML extensions (further RIFF segments of type AVIX).
-The chunks themselves are the truth; frame counts in headers and the idx1 index are not read.
+Muxers stamp their version into the file, so the synthetic data set writes its own container (Microsoft, "AVI RIFF File
+Reference").
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Sequence
 
-from discovr_ray.errors import ClipError
-
-_CHUNK = struct.Struct("<4sI")
+KEY_FRAME = 0x10  # dwFlags of an index entry
+HAS_INDEX = 0x10  # dwFlags of the main header
 
 
-class Avi(NamedTuple):
-    codec: str  # four characters, such as "MJPG"
-    fps: float
-    height: int  # pixels, as the header says
-    width: int
-    frames: list[tuple[int, int]]  # (offset, number of bytes) of each frame's data
+def avi_mjpeg(frames: Sequence[bytes], fps: int, height: int, width: int) -> bytes:
+    """JPEG images of one size -> the bytes of an AVI file that plays them at `fps` frames a second."""
+    chunks, entries, offset = [], [], 4  # offsets count from the word "movi"
+    for frame in frames:
+        entries.append(struct.pack("<4sIII", b"00dc", KEY_FRAME, offset, len(frame)))
+        chunks.append(_chunk(b"00dc", frame))
+        offset += len(chunks[-1])
+    headers = _headers(len(frames), max(map(len, frames)), fps, height, width)
+    index = _chunk(b"idx1", b"".join(entries))
+    return _chunk(b"RIFF", b"AVI " + headers + _list(b"movi", b"".join(chunks)) + index)
 
 
-class _Stream(NamedTuple):
-    number: int
-    codec: str
-    fps: float
-    height: int
-    width: int
+def _headers(num_frames: int, largest: int, fps: int, height: int, width: int) -> bytes:
+    main = [round(1e6 / fps), largest * fps, 0, HAS_INDEX, num_frames, 0, 1, largest, width, height, 0, 0, 0, 0]
+    timing = [0, 0, 1, fps, 0, num_frames, largest, -1, 0]  # 1 / fps seconds a frame
+    stream = struct.pack("<4s4s8IiI4H", b"vids", b"MJPG", 0, *timing, 0, 0, width, height)
+    picture = struct.pack("<IiiHH4sIiiII", 40, width, height, 1, 24, b"MJPG", 3 * width * height, 0, 0, 0, 0)
+    streams = _list(b"strl", _chunk(b"strh", stream) + _chunk(b"strf", picture))
+    return _list(b"hdrl", _chunk(b"avih", struct.pack("<14I", *main)) + streams)
 
 
-def is_avi(data: bytes) -> bool:
-    return data[:4] == b"RIFF" and data[8:12] == b"AVI "
+def _list(name: bytes, body: bytes) -> bytes:
+    return _chunk(b"LIST", name + body)
 
 
-def read_avi(data: bytes) -> Avi:
-    """Locate the frames of the first video stream.
-
-    Errors:
-        ClipError: the file is shorter than it says, has no video stream or no frame, or its chunks do not add up.
-    """
-    stream: _Stream | None = None
-    frames: list[tuple[int, int]] = []
-    for start, end in _segments(data):
-        for name, first, last in _chunks(data, start, end):
-            kind = data[first : first + 4] if name == b"LIST" else b""
-            if kind == b"hdrl" and stream is None:
-                stream = _video_stream(data, first + 4, last)
-            elif kind == b"movi" and stream is not None:
-                _collect_frames(data, first + 4, last, b"%02d" % stream.number, frames)
-    if stream is None:
-        raise ClipError("the AVI has no video stream")
-    if not frames:
-        raise ClipError("the AVI has no frame")
-    return Avi(stream.codec, stream.fps, stream.height, stream.width, frames)
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Contents of each RIFF segment; bytes behind the last one are ignored."""
-    start = 0
-    while data[start : start + 4] == b"RIFF" and len(data) >= start + 12:
-        end = start + 8 + _CHUNK.unpack_from(data, start)[1]
-        if end > len(data):
-            raise ClipError(f"truncated AVI: {end} bytes announced, {len(data)} there")
-        yield start + 12, end
-        start = end + (end & 1)
-
-
-def _chunks(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """(name, first byte of the content, end of the content) of each chunk; contents start at even offsets."""
-    while start + 8 <= end:
-        name, size = _CHUNK.unpack_from(data, start)
-        start += 8
-        if start + size > end:
-            raise ClipError(f"damaged AVI: chunk {name!r} at byte {start - 8} ends behind its list")
-        yield name, start, start + size
-        start += size + (size & 1)
-
-
-def _video_stream(data: bytes, start: int, end: int) -> _Stream | None:
-    number = 0
-    for name, first, last in _chunks(data, start, end):
-        if name != b"LIST" or data[first : first + 4] != b"strl":
-            continue
-        parts = {part: (a, b) for part, a, b in _chunks(data, first + 4, last)}
-        header, details = parts.get(b"strh", (0, 0)), parts.get(b"strf", (0, 0))
-        if data[header[0] : header[0] + 4] == b"vids":
-            if header[1] - header[0] < 28 or details[1] - details[0] < 20:
-                raise ClipError("damaged AVI: the video stream's header is too short")
-            scale, rate = struct.unpack_from("<II", data, header[0] + 20)
-            width, height = struct.unpack_from("<ii", data, details[0] + 4)
-            codec = data[details[0] + 16 : details[0] + 20].decode("latin-1")
-            return _Stream(number, codec, rate / scale if scale else 0.0, abs(height), abs(width))
-        number += 1
-    return None
-
-
-def _collect_frames(data: bytes, start: int, end: int, number: bytes, frames: list[tuple[int, int]]) -> None:
-    for name, first, last in _chunks(data, start, end):
-        if name == b"LIST":  # frames grouped in "rec " lists
-            _collect_frames(data, first + 4, last, number, frames)
-        elif name[:2] == number and name[2:] in (b"dc", b"db"):
-            if first == last and not frames:
-                raise ClipError("frame 0 is empty")
-            # an empty chunk is the format's way to say: show the frame before once more
-            frames.append((first, last - first) if last > first else frames[-1])
+def _chunk(name: bytes, body: bytes) -> bytes:
+    filler = b"\0" * (len(body) % 2)  # chunks start at even offsets; the size leaves the filler out
+    return name + struct.pack("<I", len(body)) + body + filler
