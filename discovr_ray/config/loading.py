@@ -147,7 +147,7 @@ def _apply_override(values: dict[str, Any], override: str) -> list[str]:
     if not (separator and dot and section_name and name) or "." in name:
         return [f"override {override!r}: must have the form section.field=value"]
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader) if text else ""
     except yaml.YAMLError as error:
         return [f"override {override!r}: value is not valid YAML: {error}"]
     if values.get(section_name) is None:

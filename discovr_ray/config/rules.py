@@ -10,7 +10,7 @@ from typing import Any
 from discovr_ray.config.sections import Config
 
 # field -> (lowest value, highest value); a bound of None is open
-_RANGES: dict[str, tuple[float | None, float | None]] = {
+RANGES: dict[str, tuple[float | None, float | None]] = {
     "data.synthetic_clips": (1, None),
     "data.synthetic_seed": (0, 2**63 - 1),
     "data.num_frames": (1, None),
@@ -64,7 +64,7 @@ _RANGES: dict[str, tuple[float | None, float | None]] = {
     "run.log_every_steps": (1, None),
     "run.max_failures": (0, None),
 }
-_ABOVE_ZERO = (
+ABOVE_ZERO = (
     "model.mlp_ratio",
     "model.video_norm_eps",
     "model.image_norm_eps",
@@ -115,14 +115,12 @@ def _value(config: Config, key: str) -> Any:
 
 def _check_ranges(config: Config) -> list[str]:
     problems = []
-    for key, (low, high) in _RANGES.items():
+    for key, (low, high) in RANGES.items():
         value = _value(config, key)
         if (low is not None and not value >= low) or (high is not None and not value <= high):
             rule = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
             problems.append(f"{key} = {value}: must be {rule}")
-    problems += [
-        f"{key} = {_value(config, key)}: must be above 0" for key in _ABOVE_ZERO if not _value(config, key) > 0
-    ]
+    problems += [f"{key} = {_value(config, key)}: must be above 0" for key in ABOVE_ZERO if not _value(config, key) > 0]
     problems += [f"{key} = 1: must be below 1" for key in _BELOW_ONE if _value(config, key) == 1]
     return problems
 

@@ -171,6 +171,7 @@ class RunConfig:
     threads_per_worker: int = 0  # torch threads; 0: the node's cores shared by its workers
     log_every_steps: int = 10
     max_failures: int = 3  # worker-group restarts before the run fails
+    autoscaling: bool = False  # the cluster may grow: do not hold the run against its present size
 
 
 @dataclass(frozen=True)
