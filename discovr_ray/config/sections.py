@@ -23,7 +23,7 @@ class DataConfig:
     split: str = "TRAIN"  # manifest rows of this split are used; "" takes every row
     label_filter: dict[str, str | float | bool] = field(default_factory=dict)  # rows whose labels equal all of these
     synthetic_clips: int = 64  # size of the embedded data set, all splits together
-    synthetic_seed: int = 0
+    synthetic_seed: int = 0  # same seed, same bytes of every video
     num_frames: int = 64  # T, frames of a clip
     frame_stride: int = 3  # source frames from one taken frame to the next, at reference_fps
     reference_fps: float = 50.0  # the stride scales with fps / reference_fps, so a clip spans the same time; 0: never
@@ -31,7 +31,7 @@ class DataConfig:
     image_size: int = 112  # H = W, pixels
     crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)  # side of the random crop, as a share of image_size
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, for grey repeated to 3 channels
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # of ImageNet
     decoder: Literal["auto", "decord"] = "auto"  # auto: simplejpeg for Motion-JPEG, decord for the rest
     max_bad_fraction: float = 0.001  # share of the manifest's clips that may fail before the run stops
     decode_cpus: float = 1.0  # CPUs that must stay free for decoding
@@ -56,24 +56,24 @@ class ModelConfig:
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    size: Literal["tiny", "small", "base", "large", "huge", "giant"] = "base"
-    width: int = 0  # D
-    depth: int = 0
-    heads: int = 0
-    mlp_ratio: float = 0.0
+    size: Literal["tiny", "small", "base", "large", "huge", "giant"] = "base"  # fills the four fields below
+    width: int = 0  # D; 0: of `size`
+    depth: int = 0  # blocks of each encoder; 0: of `size`
+    heads: int = 0  # attention heads; 0: of `size`
+    mlp_ratio: float = 0.0  # hidden width of a block's MLP over D; 0: of `size`
     patch_size: int = 16  # pixels
     tubelet_size: int = 2  # frames in one video token
     video_qkv_bias: bool = True  # q and v only; keys never have a bias
-    image_qkv_bias: bool = False
-    video_norm_eps: float = 1e-6
-    image_norm_eps: float = 1e-5
-    decoder_width: int = 384
-    decoder_depth: int = 4
-    decoder_heads: int = 6
-    head_hidden: int = 2048
-    head_bottleneck: int = 256
-    head_outputs: int = 16384  # L
-    num_prototypes: int = 3000  # K
+    image_qkv_bias: bool = False  # the same for the image branch
+    video_norm_eps: float = 1e-6  # of LayerNorm in the video encoder and the decoder
+    image_norm_eps: float = 1e-5  # of LayerNorm in the image encoder
+    decoder_width: int = 384  # of the decoder that predicts semantic features
+    decoder_depth: int = 4  # blocks
+    decoder_heads: int = 6  # attention heads
+    head_hidden: int = 2048  # width of the projection heads' two hidden layers
+    head_bottleneck: int = 256  # width of the L2-normalised layer before the last
+    head_outputs: int = 16384  # L, outputs of the projection heads
+    num_prototypes: int = 3000  # K; swept
 
 
 # width, depth, heads, MLP ratio: the sizes that ViT papers use under these names
@@ -93,16 +93,16 @@ class LossConfig:
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    w_vid: float = 1.0
-    w_img: float = 1.0
-    w_scd: float = 1.0  # swept
-    student_temperature: float = 0.1
-    teacher_temperature_start: float = 0.04
-    teacher_temperature: float = 0.07  # reached after schedule.teacher_temperature_epochs
-    centre_momentum: float = 0.9
-    scd_temperature: float = 0.1
-    sinkhorn_epsilon: float = 0.05
-    sinkhorn_iterations: int = 10
+    w_vid: float = 1.0  # weight of video self-distillation
+    w_img: float = 1.0  # weight of image self-distillation
+    w_scd: float = 1.0  # weight of semantic cluster distillation; swept
+    student_temperature: float = 0.1  # tau_s
+    teacher_temperature_start: float = 0.04  # tau_t at step 0; lower is sharper
+    teacher_temperature: float = 0.07  # tau_t, reached after schedule.teacher_temperature_epochs
+    centre_momentum: float = 0.9  # share of the old centre that stays at each step
+    scd_temperature: float = 0.1  # of the prototype scores
+    sinkhorn_epsilon: float = 0.05  # smoothness of the assignment; lower is harder
+    sinkhorn_iterations: int = 10  # each balances prototypes, then tokens
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ class OptimConfig:
     __pydantic_config__: ClassVar[Any] = STRICT
 
     lr: float = 1.5e-4  # peak, per 256 clips of global batch
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
+    beta1: float = 0.9  # decay of the mean of gradients
+    beta2: float = 0.95  # decay of the mean of squared gradients
+    eps: float = 1e-8  # added to the root of the mean square
     weight_decay: float = 0.05  # not on biases, norms, tokens and prototypes
     grad_clip_norm: float = 0.0  # L2 over all parameters; 0: no clipping
 
@@ -125,13 +125,13 @@ class ScheduleConfig:
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    epochs: int = 400
+    epochs: int = 400  # passes over the clips; where the schedules end
     max_steps: int = 0  # stop after this many optimiser steps; 0: after `epochs`. Schedules keep following `epochs`
-    warmup_epochs: float = 40.0  # linear, then cosine to min_lr
-    min_lr: float = 1e-6
-    teacher_temperature_epochs: float = 30.0
+    warmup_epochs: float = 40.0  # epochs of linear warm-up; then cosine to min_lr
+    min_lr: float = 1e-6  # at the end; absolute, not per 256 clips
+    teacher_temperature_epochs: float = 30.0  # epochs of the teacher temperature's linear ramp
     ema_momentum: float = 0.996  # swept; cosine to ema_momentum_end
-    ema_momentum_end: float = 1.0
+    ema_momentum_end: float = 1.0  # 1: the teachers stand still at the end
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class EngineConfig:
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    zero_stage: Literal[0, 1, 2, 3] = 1
+    zero_stage: Literal[0, 1, 2, 3] = 1  # what DeepSpeed shards: 1 moments, 2 + gradients, 3 + weights
     precision: Literal["bf16", "fp32"] = "bf16"  # of the computation; weights, moments and teachers are always fp32
     global_batch: int = 256  # clips per optimiser step
     micro_batch: int = 8  # clips per worker and forward pass
@@ -149,9 +149,11 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
+    """When the state is saved. The last step is always saved."""
+
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    every_steps: int = 500
+    every_steps: int = 500  # optimiser steps
     keep: int = 3  # newest complete checkpoints that stay
 
 
@@ -161,15 +163,15 @@ class RunConfig:
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    name: str = "pretrain"
+    name: str = "pretrain"  # folder of the run inside storage_path
     storage_path: str = "runs"  # local path or URI; must be shared by all nodes
     resume: bool = False  # continue the run of this name; without it an existing name is refused
-    seed: int = 0
-    workers: int = 1
-    use_gpu: bool = False
-    cpus_per_worker: float = 1.0
+    seed: int = 0  # of weights, order, windows, crops and masks
+    workers: int = 1  # training processes; one GPU each with use_gpu
+    use_gpu: bool = False  # CUDA and NCCL; else CPU and gloo
+    cpus_per_worker: float = 1.0  # CPUs that Ray sets aside for each
     threads_per_worker: int = 0  # torch threads; 0: the node's cores shared by its workers
-    log_every_steps: int = 10
+    log_every_steps: int = 10  # optimiser steps between two lines of metrics
     max_failures: int = 3  # worker-group restarts before the run fails
     autoscaling: bool = False  # the cluster may grow: do not hold the run against its present size
 
