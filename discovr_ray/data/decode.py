@@ -194,7 +194,7 @@ def _luma(rgb: Frames) -> Frames:
     """[n, H, W, 3] -> [n, H, W]."""
     # decord's colour conversion cuts off where it should round, half a level on average where there is any chroma
     # (encoders often leave 1 of 255 in grey video); exact grey values stay what they are
-    return np.rint(rgb.astype(np.float32) @ _LUMA + np.float32(0.49)).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.rint(rgb.astype(np.float32) @ _LUMA + np.float32(0.49)).clip(0, 255), np.uint8)
 
 
 def _container(data: bytes) -> str:

@@ -151,6 +151,18 @@ def remove_tree(uri: str) -> None:
             Path(path).unlink(missing_ok=True)
 
 
+def arrow_filesystem(uri: str) -> tuple[Any, str]:
+    """(pyarrow filesystem, path on it), for libraries that take no URI; pickles with its credentials.
+
+    The filesystem is None for a local path: the libraries' own is used.
+    """
+    if not is_s3(uri):
+        return None, absolute(uri)
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    return PyFileSystem(FSSpecHandler(_s3(writing=True))), uri.removeprefix("s3://").rstrip("/")
+
+
 def _endpoint() -> str | None:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
 
@@ -184,7 +196,7 @@ def _reported(uri: str, action: str) -> Iterator[None]:
     """Turn what the operating system and the S3 client raise into StorageError."""
     causes: tuple[type[BaseException], ...] = (OSError, asyncio.TimeoutError)
     if is_s3(uri):
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
         causes = (*causes, BotoCoreError, ClientError, ValueError)  # ValueError: a malformed bucket name
     try:

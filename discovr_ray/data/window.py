@@ -58,4 +58,4 @@ def _step(fps: float, data: DataConfig) -> float:
 
 def _offsets(length: int, step: float) -> npt.NDArray[np.int64]:
     # the small term keeps a product such as 2.9999999999999996 from landing one frame early
-    return np.floor(np.arange(length) * step + 0.5 + 1e-9).astype(np.int64)
+    return np.asarray(np.floor(np.arange(length) * step + 0.5 + 1e-9), np.int64)
