@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-if TYPE_CHECKING:  # the stream's module imports Ray, which the loop must not need
+if TYPE_CHECKING:  # the stream imports Ray, which the loop does not need
     from discovr_ray.data.stream import ClipFailure, MicroBatch
 
 

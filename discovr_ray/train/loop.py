@@ -5,30 +5,33 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from discovr_ray.config import Config, RunPlan
 from discovr_ray.errors import NonFiniteError
+from discovr_ray.model.discovr import Teacher
 from discovr_ray.schedules import step_values
 from discovr_ray.train.context import Context
 from discovr_ray.train.engine import Engine
 from discovr_ray.train.metrics import Metrics
 from discovr_ray.train.objective import (
     Losses,
-    prepare_pass,
     pass_losses,
+    prepare_pass,
     scalings_of_all_passes,
     update_centres,
 )
 from discovr_ray.train.quarantine import Quarantine
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the stream imports Ray, which the loop does not need
     from discovr_ray.data.stream import MicroBatch
 
 
-def train(config: Config, plan: RunPlan, engine: Engine, context: Context, start_step: int, quarantine: Quarantine) -> int:
+def train(
+    config: Config, plan: RunPlan, engine: Engine, context: Context, start_step: int, quarantine: Quarantine
+) -> int:
     """Run optimiser steps `start_step` .. `plan.total_steps`; returns the number of steps done, fewer after a stop.
 
     A checkpoint is saved every `checkpoint.every_steps` steps, at the end, and when a stop is requested.
@@ -37,7 +40,8 @@ def train(config: Config, plan: RunPlan, engine: Engine, context: Context, start
         NonFiniteError: a loss term is NaN or infinite, on all ranks at the same step.
         TooManyBadClipsError: more clips failed than `data.max_bad_fraction` allows, on all ranks at the same step.
     """
-    metrics = Metrics(config, plan, engine.teacher)
+    teacher = cast(Teacher, engine.teacher)
+    metrics = Metrics(config, plan, teacher)
     step = saved_step = start_step
     for batches in _timed(context.steps(start_step), metrics):
         agreed = quarantine.agree(step, batches, context)
@@ -47,7 +51,7 @@ def train(config: Config, plan: RunPlan, engine: Engine, context: Context, start
         scalings = scalings_of_all_passes(config, engine, passes)
         total, counts = Losses.zero(context.device), torch.zeros(config.model.num_prototypes, device=context.device)
         for one in passes:
-            losses, pass_counts = pass_losses(config, engine, one, values, scalings, agreed.total_weight)
+            losses, pass_counts = pass_losses(config, engine, teacher, one, values, scalings, agreed.total_weight)
             # DeepSpeed averages over ranks and passes, while the losses are shares of a global sum
             engine.backward(losses.total * (context.world_size * len(passes)))
             total, counts = total.plus(losses), counts + pass_counts
@@ -56,7 +60,7 @@ def train(config: Config, plan: RunPlan, engine: Engine, context: Context, start
 
         grad_norm = engine.step(values.lr)
         engine.update_teacher(values.ema_momentum)
-        update_centres(config, engine.teacher, passes, agreed.total_weight)
+        update_centres(config, teacher, passes, agreed.total_weight)
         step += 1
 
         metrics.observe(passes, total, counts, grad_norm)

@@ -17,8 +17,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from discovr_ray.config import Config, RunPlan
-from discovr_ray.schedules import StepValues
 from discovr_ray.model.discovr import Teacher
+from discovr_ray.schedules import StepValues
 from discovr_ray.train.objective import Losses, Pass
 
 FEATURES_KEPT = 512  # recent clips, per rank, that feature_std and rank_me are computed from
@@ -32,6 +32,7 @@ class Metrics:
         self._plan = plan
         self._teacher = teacher
         self._features: deque[torch.Tensor] = deque(maxlen=max(1, FEATURES_KEPT // config.engine.micro_batch))
+        self._counts: torch.Tensor | None = None
         self._start_window()
 
     def waited(self, seconds: float) -> None:
@@ -42,7 +43,7 @@ class Metrics:
         """After every optimiser step; `prototype_counts` [K] counts tokens by their nearest prototype."""
         for one in passes:
             self._features.append(one.teacher.video_features[one.weights > 0].float().cpu())
-            self._padded += int(one.padded_frames.sum())
+            self._padded += one.num_padded
             self._frames += one.clips.shape[0] * one.clips.shape[2]
         self._last = passes[-1]
         self._losses.append(total.named())
@@ -83,7 +84,7 @@ class Metrics:
         self._wait_s = 0.0
         self._padded = self._frames = 0
         self._losses: list[dict[str, float]] = []
-        self._counts: torch.Tensor | None = None
+        self._counts = None
 
 
 def teacher_entropy(logits: torch.Tensor, centre: torch.Tensor, temperature: float) -> float:

@@ -11,13 +11,13 @@ import torch.distributed as dist
 from discovr_ray.config import Config
 from discovr_ray.model.discovr import StudentOutput, Teacher, TeacherOutput
 from discovr_ray.model.masks import crop_clips, image_visible, video_visible
-from discovr_ray.objective.distillation import distillation_loss, update_centre
+from discovr_ray.objective.distillation import distillation_loss, logit_sum, update_centre
 from discovr_ray.objective.scd import scd_loss
 from discovr_ray.objective.sinkhorn import sinkhorn_scaling
 from discovr_ray.schedules import StepValues
 from discovr_ray.train.engine import Engine
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the stream imports Ray, which the loop does not need
     from discovr_ray.data.stream import MicroBatch
 
 
@@ -29,7 +29,7 @@ class Pass(NamedTuple):
     video_visible: torch.Tensor  # [V+1, B, n]; the last view is the one of semantic cluster distillation
     image_visible: torch.Tensor  # [V, B*T, m]
     teacher: TeacherOutput
-    padded_frames: torch.Tensor  # [B]
+    num_padded: int  # frames of all clips that repeat another one
 
 
 class Scalings(NamedTuple):
@@ -68,15 +68,15 @@ class Losses(NamedTuple):
 def prepare_pass(config: Config, engine: Engine, batch: MicroBatch, device: torch.device) -> Pass:
     """Crop, mask and run both teachers once on the whole clips (method: section 2)."""
     frames = batch.frames.to(device, non_blocking=True)
-    keys = batch.clip_keys.to(device, non_blocking=True)
+    keys = torch.from_numpy(batch.clip_keys).to(device)
     clips = crop_clips(frames, keys, batch.epoch, config)
     return Pass(
         clips=clips,
-        weights=batch.weights.to(device, non_blocking=True),
+        weights=torch.from_numpy(batch.weights).to(device),
         video_visible=video_visible(keys, batch.epoch, config),
         image_visible=image_visible(keys, batch.epoch, config),
         teacher=engine.forward_teacher(clips),
-        padded_frames=batch.padded_frames,
+        num_padded=int(batch.padded_frames.sum()),
     )
 
 
@@ -101,6 +101,7 @@ def scalings_of_all_passes(config: Config, engine: Engine, passes: Sequence[Pass
 def pass_losses(
     config: Config,
     engine: Engine,
+    teacher: Teacher,
     one: Pass,
     values: StepValues,
     scalings: Scalings | None,
@@ -116,52 +117,44 @@ def pass_losses(
         scalings = _scalings(config, [output], [one.weights])
     num_frames = one.clips.shape[2]
     temperatures = (values.teacher_temperature, loss.student_temperature)
+    frame_weights = one.weights.repeat_interleave(num_frames)
     vid = distillation_loss(
-        one.teacher.video_logits,
-        output.video_logits,
-        engine.teacher.video_centre,
-        *temperatures,
-        one.weights,
-        total_weight,
+        one.teacher.video_logits, output.video_logits, teacher.video_centre, *temperatures, one.weights, total_weight
     )
     img = distillation_loss(
         one.teacher.image_logits,
         output.image_logits,
-        engine.teacher.image_centre,
+        teacher.image_centre,
         *temperatures,
-        one.weights.repeat_interleave(num_frames),
+        frame_weights,
         total_weight * num_frames,
     )
-    scd = scd_loss(output.video_scores, output.image_scores, scalings.video, scalings.image, one.weights, total_weight, loss)
+    scd = scd_loss(output.video_scores, output.image_scores, *scalings, one.weights, total_weight, loss)
+    total = loss.w_vid * vid + loss.w_img * img + loss.w_scd * scd
     nearest = output.video_scores.detach()[one.weights > 0].argmax(-1).flatten()
     counts = torch.bincount(nearest, minlength=output.video_scores.shape[-1]).float()
-    return Losses(vid, img, scd, loss.w_vid * vid + loss.w_img * img + loss.w_scd * scd), counts
+    return Losses(vid, img, scd, total), counts
 
 
 def update_centres(config: Config, teacher: Teacher, passes: Sequence[Pass], total_weight: float) -> None:
     """Centres follow the mean teacher logits of the global batch (method: trap 3). Every rank must call it."""
-    momentum = config.loss.centre_momentum
+    momentum, group = config.loss.centre_momentum, dist.group.WORLD
     num_frames = passes[0].clips.shape[2]
-    video_sum = sum(one.weights @ one.teacher.video_logits.float() for one in passes)
-    image_sum = sum(one.weights.repeat_interleave(num_frames) @ one.teacher.image_logits.float() for one in passes)
-    update_centre(teacher.video_centre, video_sum, total_weight, momentum, dist.group.WORLD)
-    update_centre(teacher.image_centre, image_sum, total_weight * num_frames, momentum, dist.group.WORLD)
+    video_sum = torch.stack([logit_sum(one.teacher.video_logits, one.weights) for one in passes]).sum(0)
+    image_sum = torch.stack(
+        [logit_sum(one.teacher.image_logits, one.weights.repeat_interleave(num_frames)) for one in passes]
+    ).sum(0)
+    update_centre(teacher.video_centre, video_sum, total_weight, momentum, group)
+    update_centre(teacher.image_centre, image_sum, total_weight * num_frames, momentum, group)
 
 
 def _scalings(config: Config, outputs: Sequence[StudentOutput], weights: Sequence[torch.Tensor]) -> Scalings:
     loss = config.loss
-    group = dist.group.WORLD
 
-    def scaling(scores: list[torch.Tensor]) -> torch.Tensor:
-        return sinkhorn_scaling(
-            [score.detach().flatten(0, 1) for score in scores],
-            [weight.repeat_interleave(score.shape[1]) for weight, score in zip(weights, scores, strict=True)],
-            loss.sinkhorn_epsilon,
-            loss.sinkhorn_iterations,
-            group,
-        )
+    def scaling(scores: Sequence[torch.Tensor]) -> torch.Tensor:
+        return sinkhorn_scaling(scores, weights, loss.sinkhorn_epsilon, loss.sinkhorn_iterations, dist.group.WORLD)
 
     return Scalings(
-        video=scaling([output.video_scores for output in outputs]),
-        image=scaling([output.image_scores for output in outputs]),
+        video=scaling([output.video_scores.detach() for output in outputs]),
+        image=scaling([output.image_scores.detach() for output in outputs]),
     )

@@ -12,7 +12,7 @@ from discovr_ray.config import Config
 from discovr_ray.errors import TooManyBadClipsError
 from discovr_ray.train.context import Context
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the stream imports Ray, which the loop does not need
     from discovr_ray.data.stream import ClipFailure, MicroBatch
 
 
@@ -30,7 +30,9 @@ class Quarantine:
     def __init__(self, config: Config, num_clips: int, known: Sequence[str] = ()) -> None:
         self.clip_ids = set(known)
         self._max_bad = int(config.data.max_bad_fraction * num_clips)
-        self._rule = f"data.max_bad_fraction = {config.data.max_bad_fraction} of {num_clips} clips allows {self._max_bad}"
+        self._rule = (
+            f"data.max_bad_fraction = {config.data.max_bad_fraction} of {num_clips} clips allows {self._max_bad}"
+        )
 
     def agree(self, step: int, batches: Sequence[MicroBatch], context: Context) -> Agreement:
         """One reduction a step; reasons are gathered only when a clip failed. Every rank must call it.
@@ -38,7 +40,7 @@ class Quarantine:
         Errors:
             TooManyBadClipsError: on every rank, after the failures were recorded.
         """
-        weight = float(sum(batch.weights.sum().item() for batch in batches))
+        weight = float(sum(batch.weights.sum() for batch in batches))
         failures = [failure for batch in batches for failure in batch.failures]
         stop = context.rank == 0 and context.stop_requested()
         sums = torch.tensor([weight, len(failures), float(stop)], dtype=torch.float64)
@@ -60,4 +62,6 @@ class Quarantine:
             context.quarantine(step, list(new.values()))
         if len(self.clip_ids) > self._max_bad:
             examples = "; ".join(f"{item.clip_id}: {item.reason}" for item in list(new.values())[:3])
-            raise TooManyBadClipsError(f"step {step}: {len(self.clip_ids)} clips failed, {self._rule}; newest: {examples}")
+            raise TooManyBadClipsError(
+                f"step {step}: {len(self.clip_ids)} clips failed, {self._rule}; newest: {examples}"
+            )

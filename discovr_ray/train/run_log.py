@@ -10,14 +10,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.tensorboard import SummaryWriter
 
 from discovr_ray.config import Config, RunPlan
 from discovr_ray.data import storage
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the stream imports Ray, which the loop does not need
     from discovr_ray.data.stream import ClipFailure
 
 logger = logging.getLogger(__name__)
@@ -84,15 +84,15 @@ class RunLog:
         if self._remote:
             shutil.rmtree(self._root, ignore_errors=True)
 
-    def _append(self, name: str, record: dict[str, object]) -> None:
+    def _append(self, name: str, record: dict[str, Any]) -> None:
         with (self._root / name).open("a") as file:
             file.write(json.dumps(record) + "\n")
 
-    def _write_all(self, name: str, records: list[dict[str, object]]) -> None:
+    def _write_all(self, name: str, records: list[dict[str, Any]]) -> None:
         (self._root / name).write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def read_records(run_uri: str, name: str) -> list[dict[str, object]]:
+def read_records(run_uri: str, name: str) -> list[dict[str, Any]]:
     """Objects of a JSONL file of the run; empty when there is none."""
     uri = storage.join(run_uri, name)
     if not storage.exists(uri):

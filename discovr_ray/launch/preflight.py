@@ -1,0 +1,127 @@
+"""Everything that can be refused before a worker starts: data, folder of the run, resume, room on the cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+import pyarrow as pa
+import ray
+import yaml
+
+from discovr_ray.config import Config, check_clips, check_resources
+from discovr_ray.data import storage
+from discovr_ray.data.manifest import read_manifest, select_clips
+from discovr_ray.errors import ConfigError, RunExistsError
+from discovr_ray.train import checkpoint
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+# what a continued run may change without becoming another run; all of `checkpoint` and of `run` but the seed as well
+FREE_ON_RESUME = {
+    "data.decode_cpus",
+    "data.prefetch_batches",
+    "data.max_bad_fraction",
+    "schedule.max_steps",
+    "engine.micro_batch",
+    "engine.recompute_activations",
+}
+
+
+def run_uri(config: Config) -> str:
+    """Folder of the run."""
+    return storage.join(storage.absolute(config.run.storage_path), config.run.name)
+
+
+def load_clips(config: Config) -> pa.Table:
+    """The manifest's rows that the run uses.
+
+    Errors:
+        ManifestError: no manifest, or nothing left after the filters.
+        ConfigError: fewer clips than one global batch.
+    """
+    clips = select_clips(read_manifest(config.data.manifest), config.data.split, config.data.label_filter)
+    problems = check_clips(config, clips.num_rows)
+    if problems:
+        raise ConfigError(problems)
+    return clips
+
+
+def check_cluster(config: Config) -> None:
+    """Refuse what the cluster as it is now can never start, unless `run.autoscaling` says that it will grow.
+
+    Errors:
+        ConfigError: too few CPUs or GPUs.
+    """
+    resources = ray.cluster_resources()
+    problems = check_resources(config, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    if problems and config.run.autoscaling:
+        logger.warning("waiting for the cluster to grow: %s", "; ".join(problems))
+    elif problems:
+        raise ConfigError(problems)
+
+
+def claim_run_folder(config: Config, num_clips: int) -> None:
+    """Make the run's folder and write its resolved config, or check that the run may go on there.
+
+    Errors:
+        RunExistsError: the name is taken and `run.resume` is off.
+        ConfigError: the checkpoint was made with another model, data, or schedule.
+        StorageError: the path cannot be written to.
+    """
+    uri = run_uri(config)
+    exists = storage.exists(storage.join(uri, CONFIG_FILE))
+    if exists and not config.run.resume:
+        raise RunExistsError(
+            f"run.name = {config.run.name!r}: {uri} already holds a run; choose another name, "
+            "or continue it with run.resume=true"
+        )
+    newest = next(checkpoint.find_checkpoints(uri), None) if exists else None
+    if newest:
+        problems = differences(newest.state.config, config.to_dict())
+        if newest.state.num_clips != num_clips:
+            problems.append(
+                f"data.manifest = {config.data.manifest}: selects {num_clips} clips, the run was started with "
+                f"{newest.state.num_clips}; another set of clips is another run"
+            )
+        if problems:
+            raise ConfigError(problems)
+    # Ray's own list of checkpoints is bound to its exact version and to files that we may have pruned
+    storage.remove_tree(storage.join(uri, "checkpoint_manager_snapshot.json"))
+    storage.write_bytes(
+        storage.join(uri, CONFIG_FILE), yaml.safe_dump(_plain(config.to_dict()), sort_keys=False).encode()
+    )
+
+
+def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Fields that differ between two configs and must not when a run is continued; one line each."""
+    problems = []
+    for section, values in _plain(wanted).items():
+        for name, value in values.items():
+            key = f"{section}.{name}"
+            old = _plain(stored).get(section, {}).get(name)
+            free = key in FREE_ON_RESUME or section == "checkpoint" or (section == "run" and name != "seed")
+            if old != value and not free:
+                problems.append(f"{key} = {value}: the run to be continued has {old}; start a new run to change it")
+    return problems
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as YAML and JSON know them."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def absolute_paths(config: Config) -> Config:
+    """Workers run in other folders: make relative local paths absolute on the driver."""
+    manifest = config.data.manifest
+    if manifest != "synthetic":
+        manifest = storage.absolute(manifest)
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, manifest=manifest),
+        run=dataclasses.replace(config.run, storage_path=storage.absolute(config.run.storage_path)),
+    )

@@ -1,0 +1,162 @@
+"""A pretraining run from the driver's side: check, start Ray Train, carry signals, collect what the run leaves."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from discovr_ray.config import Config, RunPlan, derive_plan
+from discovr_ray.data import storage
+from discovr_ray.errors import DiscovrError
+from discovr_ray.launch.embedded import embedded_manifest
+from discovr_ray.launch.preflight import absolute_paths, check_cluster, claim_run_folder, load_clips, run_uri
+from discovr_ray.launch.stop import run_interruptible, start_stop_flag
+from discovr_ray.launch.worker import WorkerResult, WorkerTask, run_worker
+from discovr_ray.report.run_report import write_report
+from discovr_ray.train import checkpoint
+
+logger = logging.getLogger(__name__)
+
+TAKE_HOME = ("encoder.safetensors", "encoder.json")
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What `pretrain` leaves behind."""
+
+    steps: int
+    total_steps: int
+    stopped_by: int | None  # signal number, when the run was asked to end early
+    run_uri: str
+    encoder_uri: str
+    report_uri: str
+
+
+class TrainingFailedError(DiscovrError):
+    """The workers failed more often than `run.max_failures`; the message holds the first cause."""
+
+
+def start_ray(config: Config) -> None:
+    """Attach to the cluster that submitted this job, or start one on this machine.
+
+    RAY_ADDRESS is set for submitted jobs; Ray finds the rest itself.
+    """
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=True)
+        return
+    logger.info("starting Ray on this machine (%s CPUs)", os.cpu_count())
+    ray.init(num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=True)
+
+
+def pretrain(config: Config) -> RunSummary:
+    """Run or continue a pretraining run; needs an initialised Ray (`start_ray`).
+
+    Errors:
+        ConfigError, ManifestError, RunExistsError, StorageError: refused before any worker starts.
+        NonFiniteError, TooManyBadClipsError, CheckpointError: the run ended because of what it met.
+        TrainingFailedError: workers died more often than `run.max_failures`.
+    """
+    check_cluster(config)
+    config = absolute_paths(embedded_manifest(config))
+    clips = load_clips(config)
+    plan = derive_plan(config, clips.num_rows)
+    claim_run_folder(config, clips.num_rows)
+    log_plan(config, plan)
+
+    stop_flag = start_stop_flag()
+    trainer = _trainer(config, WorkerTask(config.to_dict(), run_uri(config), stop_flag))
+    signals: list[int] = []
+
+    def on_interrupt(number: int) -> None:
+        signals.append(number)
+        logger.warning("signal %d: saving a checkpoint and ending; the same signal again ends at once", number)
+        ray.get(stop_flag.request.remote())
+
+    result = run_interruptible(lambda: _fit(trainer), on_interrupt)
+    if result.error:
+        raise result.error
+    return _collect(config, plan, result.steps, signals[0] if result.stopped and signals else None)
+
+
+def log_plan(config: Config, plan: RunPlan) -> None:
+    logger.info(
+        "run %s: %d clips, %d steps an epoch, %d steps in all, global batch %d = %d workers x %d clips x %d passes, "
+        "ZeRO stage %d, %s",
+        config.run.name,
+        plan.num_clips,
+        plan.steps_per_epoch,
+        plan.total_steps,
+        config.engine.global_batch,
+        config.run.workers,
+        config.engine.micro_batch,
+        plan.accumulation,
+        config.engine.zero_stage,
+        config.engine.precision,
+    )
+
+
+def _trainer(config: Config, task: WorkerTask) -> TorchTrainer:
+    run = config.run
+    resources = {"CPU": run.cpus_per_worker} | ({"GPU": 1.0} if run.use_gpu else {})
+    env_vars = {} if run.use_gpu else {"DS_ACCELERATOR": "cpu"}
+    filesystem, path = storage.arrow_filesystem(run.storage_path)
+    return TorchTrainer(
+        run_worker_on_ray,
+        train_loop_config={"task": task},
+        torch_config=TorchConfig(backend="nccl" if run.use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=run.workers, use_gpu=run.use_gpu, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=run.name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=run.max_failures),
+            worker_runtime_env={"env_vars": env_vars},
+        ),
+    )
+
+
+def run_worker_on_ray(loop_config: dict[str, WorkerTask]) -> WorkerResult:
+    """Ray hands the train function one dict."""
+    return run_worker(loop_config["task"])
+
+
+def _fit(trainer: TorchTrainer) -> WorkerResult:
+    try:
+        result = trainer.fit().return_value
+    except ray.train.TrainingFailedError as error:
+        raise TrainingFailedError(_first_cause(error)) from error
+    assert isinstance(result, WorkerResult)
+    return result
+
+
+def _first_cause(error: Exception) -> str:
+    failures = getattr(error, "worker_failures", {})
+    causes = [f"worker {rank}: {cause}" for rank, cause in sorted(failures.items())]
+    return "\n".join(causes) or str(error)
+
+
+def _collect(config: Config, plan: RunPlan, steps: int, stopped_by: int | None) -> RunSummary:
+    """Copy the newest encoder beside the config and draw the report."""
+    uri = run_uri(config)
+    newest = next(checkpoint.find_checkpoints(uri), None)
+    if newest is None:
+        raise DiscovrError(f"{uri}: the run ended without a complete checkpoint")
+    for name in TAKE_HOME:
+        storage.write_bytes(storage.join(uri, name), storage.read_bytes(storage.join(newest.uri, name)))
+    return RunSummary(
+        steps=steps,
+        total_steps=plan.total_steps,
+        stopped_by=stopped_by,
+        run_uri=uri,
+        encoder_uri=storage.join(uri, TAKE_HOME[0]),
+        report_uri=write_report(uri),
+    )

@@ -1,0 +1,191 @@
+"""What runs on every training worker: build or restore the engine, open the stream, run the loop on Ray's terms."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train.collective import broadcast_from_rank_zero
+from ray.util.metrics import Gauge
+
+from discovr_ray.config import Config, derive_plan, parse_config
+from discovr_ray.data import storage
+from discovr_ray.data.manifest import read_manifest, select_clips
+from discovr_ray.data.stream import ClipFailure, ClipStream, MicroBatch, open_stream
+from discovr_ray.errors import CheckpointError, NonFiniteError, TooManyBadClipsError
+from discovr_ray.model.discovr import Student, Teacher
+from discovr_ray.model.weights import export_encoder
+from discovr_ray.report.samples import write_samples
+from discovr_ray.train import checkpoint
+from discovr_ray.train.engine import Engine
+from discovr_ray.train.loop import train
+from discovr_ray.train.quarantine import Quarantine
+from discovr_ray.train.run_log import QUARANTINE_FILE, RunLog, read_records
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """All that a worker is told; plain values and one actor handle, so that it can be pickled."""
+
+    config: dict[str, Any]
+    run_uri: str
+    stop_flag: Any  # handle of launch.stop.StopFlag
+
+
+@dataclass(frozen=True)
+class WorkerResult:
+    """How a worker's training ended. `error` holds what no restart can mend, so that it is not retried."""
+
+    steps: int = 0
+    stopped: bool = False
+    error: Exception | None = field(default=None)
+
+
+def run_worker(task: WorkerTask) -> WorkerResult:
+    """The train function. Starts at the newest complete checkpoint of the run, whoever wrote it."""
+    config = parse_config(task.config)
+    _set_up_process(config)
+    try:
+        return _Session(config, task).run()
+    except (NonFiniteError, TooManyBadClipsError, CheckpointError) as error:
+        # every rank raises these at the same step; a restart would only meet them again
+        logger.error("%s", error)
+        return WorkerResult(error=error)
+
+
+class _Session:
+    """One worker's part of a run, from (re)start to end; the loop's Context."""
+
+    def __init__(self, config: Config, task: WorkerTask) -> None:
+        context = ray.train.get_context()
+        self.rank: int = context.get_world_rank()
+        self.world_size: int = context.get_world_size()
+        self.device = _device(config)
+        self._config = config
+        self._task = task
+        self._clips = select_clips(read_manifest(config.data.manifest), config.data.split, config.data.label_filter)
+        self._plan = derive_plan(config, self._clips.num_rows)
+        torch.manual_seed(config.run.seed)
+        self._engine = Engine(Student(config), Teacher(config), config, self.world_size, self.device)
+        self._log: RunLog | None = None  # rank 0's
+        self._gauges: dict[str, Gauge] = {}
+        self._sample_batch: MicroBatch | None = None
+
+    def run(self) -> WorkerResult:
+        config, plan = self._config, self._plan
+        start_step = self._restore()
+        known_bad = [str(record["clip_id"]) for record in read_records(self._task.run_uri, QUARANTINE_FILE)]
+        dist.barrier()  # everybody has read before rank 0 writes
+        if self.rank == 0:
+            checkpoint.prune(self._task.run_uri, config.checkpoint.keep)
+            self._log = RunLog(self._task.run_uri, config, plan, start_step)
+            logger.info("starting at step %d of %d on %d workers", start_step, plan.total_steps, self.world_size)
+        self._quarantine = Quarantine(config, plan.num_clips, known_bad)
+        steps = train(config, plan, self._engine, self, start_step, self._quarantine)
+        if self._log:
+            self._log.close()
+        return WorkerResult(steps=steps, stopped=steps < plan.total_steps)
+
+    def _restore(self) -> int:
+        """Optimiser steps done by the newest sound checkpoint, now loaded; 0 when there is none."""
+        with tempfile.TemporaryDirectory(prefix="discovr-restore-") as folder:
+            restored = checkpoint.restore(self._task.run_uri, Path(folder), self._engine.needs)
+            if restored is None:
+                return 0
+            self._engine.load(restored)
+            return restored.state.step
+
+    def steps(self, start_step: int) -> Iterator[list[MicroBatch]]:
+        if start_step >= self._plan.total_steps:
+            return
+        stream: ClipStream | None = None
+        if self.rank == 0:
+            stream = open_stream(self._clips, self._config, self._plan, self.world_size, start_step)
+        stream = broadcast_from_rank_zero(stream)
+        for batches in stream.steps(self.rank):
+            self._sample_batch = batches[0]
+            yield batches
+
+    def stop_requested(self) -> bool:
+        return bool(ray.get(self._task.stop_flag.requested.remote()))
+
+    def record(self, values: dict[str, float]) -> None:
+        assert self._log is not None
+        self._log.metrics(values)
+        for name, value in values.items():
+            if name not in self._gauges:
+                self._gauges[name] = Gauge(f"discovr_{name}", f"{name} of the last logged step", tag_keys=("run",))
+            self._gauges[name].set(value, tags={"run": self._config.run.name})
+
+    def quarantine(self, step: int, failures: Sequence[ClipFailure]) -> None:
+        assert self._log is not None
+        self._log.quarantine(step, step // self._plan.steps_per_epoch, failures)
+
+    def save(self, step: int) -> None:
+        name = checkpoint.folder_name(step)
+        uri = storage.join(self._task.run_uri, name)
+        if self._log:
+            storage.remove_tree(uri)  # what a killed attempt may have left there
+            self._log.publish()
+        dist.barrier()
+        with tempfile.TemporaryDirectory(prefix="discovr-checkpoint-") as temporary:
+            folder = Path(temporary) / name
+            self._engine.save(folder)
+            self._take_home(folder, step)
+            records = checkpoint.describe(folder)
+            ray.train.report({"step": step}, ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
+        gathered: list[list[checkpoint.FileRecord]] = [[] for _ in range(self.world_size)]
+        dist.all_gather_object(gathered, records)  # returns when every rank has uploaded its files
+        if self.rank == 0:
+            checkpoint.seal(uri, [record for part in gathered for record in part], self._state(step))
+            checkpoint.prune(self._task.run_uri, self._config.checkpoint.keep)
+            logger.info("checkpoint of step %d is complete: %s", step, uri)
+
+    def _state(self, step: int) -> checkpoint.TrainState:
+        return checkpoint.TrainState(
+            step=step,
+            samples_seen=step * self._config.engine.global_batch,
+            num_clips=self._plan.num_clips,
+            world_size=self.world_size,
+            zero_stage=self._config.engine.zero_stage,
+            config=self._config.to_dict(),
+            quarantined=sorted(self._quarantine.clip_ids),
+        )
+
+    def _take_home(self, folder: Path, step: int) -> None:
+        """The encoder and, at the end of the run, the report's samples. All ranks take part in gathering weights."""
+        teacher_state = self._engine.teacher_state()
+        if self.rank == 0:
+            export_encoder(folder, self._config, teacher_state, step)
+        if step == self._plan.total_steps:
+            student_state = self._engine.student_state()
+            if self.rank == 0 and self._sample_batch:
+                write_samples(folder, self._config, teacher_state, student_state, self._sample_batch)
+
+
+def _device(config: Config) -> torch.device:
+    if not config.run.use_gpu:
+        return torch.device("cpu")
+    device: torch.device = ray.train.torch.get_device()
+    torch.cuda.set_device(device)
+    return device
+
+
+def _set_up_process(config: Config) -> None:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", force=True
+    )
+    threads = config.run.threads_per_worker
+    if not threads:
+        threads = max(1, int(torch.get_num_threads() if config.run.use_gpu else config.run.cpus_per_worker))
+    torch.set_num_threads(threads)

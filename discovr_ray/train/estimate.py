@@ -1,0 +1,76 @@
+"""Memory that a worker will need, from the configuration alone. Checked against a measured step in tests."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from discovr_ray.config import Config
+from discovr_ray.model.discovr import Student, Teacher
+
+FP32 = 4  # bytes
+
+
+class MemoryEstimate(NamedTuple):
+    """Bytes on one worker's device."""
+
+    student_parameters: int  # count, not bytes
+    weights: int
+    gradients: int
+    optimizer: int  # moments, and the master copy that ZeRO 1 and 2 keep
+    teachers: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.teachers + self.activations
+
+
+def estimate_memory(config: Config) -> MemoryEstimate:
+    """Static part exact, activations within about a third; without what the framework and the allocator take."""
+    with torch.device("meta"):
+        student = sum(parameter.numel() for parameter in Student(config).parameters())
+        teacher = sum(parameter.numel() for parameter in Teacher(config).parameters())
+    stage, workers = config.engine.zero_stage, config.run.workers
+
+    def share(from_stage: int) -> int:
+        return workers if stage >= from_stage else 1
+
+    master_copy = FP32 * student // workers if stage in (1, 2) else 0
+    return MemoryEstimate(
+        student_parameters=student,
+        weights=FP32 * student // share(3),
+        gradients=FP32 * student // share(2),
+        optimizer=2 * FP32 * student // share(1) + master_copy,
+        teachers=FP32 * teacher // share(3),
+        activations=_activations(config),
+    )
+
+
+def _activations(config: Config) -> int:
+    data, mask, model = config.data, config.mask, config.model
+    clips, frames = config.engine.micro_batch, data.num_frames
+    patches = (data.image_size // model.patch_size) ** 2
+    slices = frames // model.tubelet_size
+    video_visible = slices * (patches - int(mask.video_ratio * patches)) + 1
+    image_visible = patches - int(mask.image_ratio * patches) + 1
+    encoder_tokens = (mask.video_views + 1) * clips * video_visible + mask.image_views * clips * frames * image_visible
+    video_tokens = clips * slices * patches
+    encoder = encoder_tokens * model.depth * _bytes_per_token(config, model.width)
+    decoder = video_tokens * model.decoder_depth * _bytes_per_token(config, model.decoder_width)
+    # logits, their softmax and its gradient for each view; scores, assignment and gradient for both sides
+    views = mask.video_views * clips + mask.image_views * clips * frames + clips + clips * frames
+    heads = 3 * FP32 * views * model.head_outputs
+    clusters = 2 * 4 * FP32 * video_tokens * model.num_prototypes
+    return encoder + decoder + heads + clusters
+
+
+def _bytes_per_token(config: Config, width: int) -> int:
+    """What one block keeps of a token for the backward pass."""
+    residual = FP32 * width
+    if config.engine.recompute_activations:
+        return residual
+    compute = 2 if config.engine.precision == "bf16" else 4
+    # both norms' inputs; both norms' outputs, q, k, v and the attention's output; the MLP before and after GELU
+    return int(2 * residual + compute * width * (6 + 2 * config.model.mlp_ratio))
