@@ -22,14 +22,15 @@ import numpy as np
 import simplejpeg
 
 from discovr_ray.data.phantom.container import avi_mjpeg
-from discovr_ray.data.phantom.heart import SIZE, Beat, Patient, beat, chords, sample_patient
+from discovr_ray.data.phantom.heart import Beat, beat, chords
+from discovr_ray.data.phantom.patient import SIZE, Patient, sample_patient
 from discovr_ray.data.phantom.render import render
 from discovr_ray.errors import StorageError
 from discovr_ray.randomness import hash_words
 
 VERSION = 1  # of the generator: another version means other bytes
 MARKER = "dataset.json"
-JPEG_QUALITY = 88
+JPEG_QUALITY = 85
 SPLITS = ("TRAIN",) * 6 + ("VAL", "TEST")
 _LOG = logging.getLogger(__name__)
 
