@@ -1,0 +1,240 @@
+"""Checkpoints that count only when complete: a folder of files, and checkpoint.json with their sizes and hashes, last.
+
+    <run>/step_00000025/  files of all ranks ...  checkpoint.json
+
+Files are only handed out after their hashes were checked; DeepSpeed's own ones are pickles, which run code when they
+are opened. Nothing here knows what is inside them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from discovr_ray.data import storage
+from discovr_ray.errors import CheckpointError, StorageError
+from discovr_ray.train import ranks
+
+FORMAT = 1
+MANIFEST = "checkpoint.json"
+_FOLDER = re.compile(r"step_(\d{8,})")
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What a run must remember besides tensors. The step says everything about schedules and the data stream."""
+
+    step: int  # optimiser steps done
+    samples_seen: int  # clips
+    world_size: int
+    zero_stage: int
+    config: dict[str, Any]
+    quarantined: list[str] = dataclasses.field(default_factory=list)  # ids of clips that failed so far
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)  # library -> version that wrote it
+
+
+class FileRecord(NamedTuple):
+    """One file of a checkpoint; `name` is relative to the folder, with forward slashes."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+class Checkpoint(NamedTuple):
+    """A complete checkpoint in storage, as its checkpoint.json describes it."""
+
+    uri: str
+    state: TrainState
+    files: tuple[FileRecord, ...]
+
+
+class LocalCheckpoint(NamedTuple):
+    """Files in a local folder whose sizes and hashes were verified; only `fetch` and `restore` make one."""
+
+    directory: Path
+    state: TrainState
+
+
+def folder_name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def describe(directory: Path) -> list[FileRecord]:
+    """Name, size and hash of every file below a local folder, sorted; an old checkpoint.json is left out."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    names = [path.relative_to(directory).as_posix() for path in paths]
+    return [_record(directory, name) for name in names if name != MANIFEST]
+
+
+def seal(uri: str, records: Iterable[FileRecord], state: TrainState) -> None:
+    """Write checkpoint.json, which makes the checkpoint count. Call it once, after the files of all ranks are stored.
+
+    Args:
+        records: what `describe` returned on all ranks together.
+    Errors:
+        CheckpointError: two ranks wrote different files of one name.
+        StorageError: checkpoint.json cannot be written.
+    """
+    files: dict[str, FileRecord] = {}
+    for record in records:
+        if files.setdefault(record.name, record) != record:
+            raise CheckpointError(f"{uri}: two ranks wrote {record.name} with different contents")
+    content = {
+        "format": FORMAT,
+        **dataclasses.asdict(state),
+        "files": [record._asdict() for _, record in sorted(files.items())],
+    }
+    storage.write_bytes(storage.join(uri, MANIFEST), json.dumps(content, indent=1).encode())
+
+
+def read(uri: str) -> Checkpoint:
+    """What checkpoint.json says, after checking that every file is there with its size (hashes: see `fetch`).
+
+    Errors:
+        CheckpointError: incomplete or damaged; the message names the file and the reason.
+        StorageError: the storage cannot be reached.
+    """
+    manifest = storage.join(uri, MANIFEST)
+    if not storage.exists(manifest):
+        raise CheckpointError(f"{manifest}: missing, so the checkpoint was never completed")
+    checkpoint = _parse(uri, storage.read_bytes(manifest))
+    for record in checkpoint.files:
+        path = storage.join(uri, record.name)
+        if not storage.exists(path):
+            raise CheckpointError(f"{path}: missing")
+        _check(path, "size", record.num_bytes, storage.file_size(path))
+    return checkpoint
+
+
+def find_checkpoints(run_uri: str) -> Iterator[Checkpoint]:
+    """Complete checkpoints of a run, newest first; others are skipped with a warning that says why."""
+    for uri in _folders(run_uri):
+        try:
+            yield read(uri)
+        except CheckpointError as error:
+            log.warning("skipped a checkpoint: %s", error)
+
+
+def is_complete(uri: str) -> bool:
+    """Whether `read` accepts the checkpoint."""
+    try:
+        read(uri)
+    except CheckpointError:
+        return False
+    return True
+
+
+def fetch(checkpoint: Checkpoint, local_dir: Path, needs: Callable[[str], bool] = lambda name: True) -> LocalCheckpoint:
+    """Verify the needed files, after copying them to `local_dir` when the storage is not local.
+
+    Args:
+        needs: which names this rank needs (Engine.needs).
+    Errors:
+        CheckpointError: a file is missing, or its size or hash differs.
+        StorageError: the storage cannot be reached, or `local_dir` cannot be written.
+    """
+    remote = storage.is_s3(checkpoint.uri)
+    directory = local_dir if remote else Path(storage.absolute(checkpoint.uri))
+    for record in checkpoint.files:
+        if not needs(record.name):
+            continue
+        source = storage.join(checkpoint.uri, record.name)
+        if remote:
+            storage.get_file(source, str(directory / record.name))
+        elif not (directory / record.name).is_file():
+            raise CheckpointError(f"{source}: missing")
+        found = _record(directory, record.name)
+        _check(source, "size", record.num_bytes, found.num_bytes)
+        _check(source, "SHA-256", record.sha256, found.sha256)
+    return LocalCheckpoint(directory, checkpoint.state)
+
+
+def restore(run_uri: str, local_dir: Path, needs: Callable[[str], bool]) -> LocalCheckpoint | None:
+    """The newest checkpoint that is sound on every rank; None when there is none. Every rank must call it.
+
+    Each rank verifies the files it needs. If one finds damage, all go on to the next older checkpoint.
+    """
+    found = {checkpoint.state.step: checkpoint for checkpoint in find_checkpoints(run_uri)}
+    while True:
+        step = ranks.largest(max(found, default=-1))
+        if step < 0:
+            return None
+        local = _fetch_or_warn(found.pop(step, None), local_dir / folder_name(step), needs)
+        if ranks.all_agree(local is not None):
+            return local
+        log.warning("%s is damaged on at least one rank; trying an older one", storage.join(run_uri, folder_name(step)))
+
+
+def prune(run_uri: str, keep: int, protect: Iterable[int] = ()) -> None:
+    """Remove complete checkpoints beyond the newest `keep` (at least one), and incomplete folders older than those.
+
+    An incomplete folder newer than the newest complete checkpoint may be on its way and stays. So do `protect`ed steps.
+    """
+    complete = [uri for uri in _folders(run_uri) if is_complete(uri)]
+    if not complete:
+        return
+    kept = {*complete[: max(1, keep)], *(storage.join(run_uri, folder_name(step)) for step in protect)}
+    for uri in _folders(run_uri):
+        if uri not in kept and _step(uri) < _step(complete[0]):
+            storage.remove_tree(storage.join(uri, MANIFEST))  # first, so that half a removal never counts as complete
+            storage.remove_tree(uri)
+            log.info("removed the checkpoint %s", uri)
+
+
+def _fetch_or_warn(
+    checkpoint: Checkpoint | None, directory: Path, needs: Callable[[str], bool]
+) -> LocalCheckpoint | None:
+    if checkpoint is None:  # other ranks found it complete, this one did not
+        return None
+    try:
+        return fetch(checkpoint, directory, needs)
+    except (CheckpointError, StorageError) as error:
+        log.warning("skipped a checkpoint: %s", error)
+        return None
+
+
+def _folders(run_uri: str) -> list[str]:
+    """Checkpoint folders of a run, newest first, complete or not."""
+    uris = [storage.join(run_uri, folder.rstrip("/").rsplit("/", 1)[-1]) for folder in storage.list_folders(run_uri)]
+    return sorted((uri for uri in uris if _FOLDER.fullmatch(uri.rsplit("/", 1)[-1])), key=_step, reverse=True)
+
+
+def _step(uri: str) -> int:
+    return int(uri.rsplit("_", 1)[-1])
+
+
+def _record(directory: Path, name: str) -> FileRecord:
+    with open(directory / name, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileRecord(name, (directory / name).stat().st_size, digest)
+
+
+def _check(path: str, what: str, expected: object, found: object) -> None:
+    if expected != found:
+        raise CheckpointError(f"{path}: {what} is {found}, {MANIFEST} says {expected}")
+
+
+def _parse(uri: str, data: bytes) -> Checkpoint:
+    where = storage.join(uri, MANIFEST)
+    try:
+        content = json.loads(data)
+        version = content.pop("format")
+        files = tuple(FileRecord(**record) for record in content.pop("files"))
+        state = TrainState(**content) if version == FORMAT else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{where}: not readable: {error!r}") from None
+    if state is None:
+        raise CheckpointError(f"{where}: format {version}, this version reads {FORMAT}")
+    for record in files:
+        if record.name.startswith("/") or ".." in record.name.split("/"):
+            raise CheckpointError(f"{where}: {record.name!r} lies outside the checkpoint")
+    return Checkpoint(uri, state, files)

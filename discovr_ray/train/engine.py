@@ -1,0 +1,277 @@
+"""DeepSpeed, and nothing else in the package imports it: student, optimiser and teachers at ZeRO stages 0 to 3.
+
+All parameters are fp32 at every stage, so the tensors that ZeRO shards are the master weights; bf16 is autocast around
+the forward passes. The teachers follow the student once per optimiser step, at stage 3 shard by shard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from discovr_ray.config import Config
+from discovr_ray.errors import CheckpointError, NonFiniteError
+from discovr_ray.train import ema, ranks
+from discovr_ray.train.checkpoint import LocalCheckpoint
+from discovr_ray.train.deepspeed_config import accumulation, deepspeed_config, parameter_groups, teacher_config
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """One student with its optimiser, and its teachers. Every method is called by all ranks."""
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, config: Config, world_size: int, device: torch.device
+    ) -> None:
+        """Take over both modules; the teacher becomes a copy of the student's parameters of the same names.
+
+        Errors:
+            ValueError: a teacher parameter has no equal in the student.
+        """
+        deepspeed = _prepare_process(world_size, device)
+        self._gathered = deepspeed.zero.GatheredParameters
+        self.student = student
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.device = device
+        self._stage = config.engine.zero_stage
+        self._world_size = world_size
+        self._passes = accumulation(config, world_size)
+        self._passes_done = 0
+        self._bf16 = config.engine.precision == "bf16"
+        self._pairs = ema.pair_parameters(teacher, student)
+        optimiser = torch.optim.AdamW(
+            parameter_groups(student, config.optim),
+            betas=(config.optim.beta1, config.optim.beta2),
+            eps=config.optim.eps,
+            fused=True,  # one sweep over memory, and no temporaries of the model's size
+        )
+        place = argparse.Namespace(device_rank=device.index or 0)  # else it takes LOCAL_RANK
+        self._engine = deepspeed.initialize(
+            args=place, model=student, optimizer=optimiser, config=deepspeed_config(config, world_size)
+        )[0]
+        self._files = _Files()
+        self._engine.checkpoint_engine = self._files
+        self._engine._copy_recovery_script = lambda path: None  # writes programs beside our checkpoints
+        self._teacher_engine = None
+        if self._stage == 3:
+            self._teacher_engine = deepspeed.initialize(
+                args=place, model=teacher, config=teacher_config(config, world_size)
+            )[0]
+        else:
+            teacher.to(device)
+        ema.copy(self._local_pairs())
+        for buffer in teacher.buffers():
+            dist.broadcast(buffer, 0)
+
+    def forward_student(self, *inputs: Any) -> Any:
+        """The student's output, in its own type."""
+        return self._engine(*inputs)
+
+    @torch.no_grad()
+    def forward_teacher(self, *inputs: Any) -> Any:
+        """The teachers' output, without a graph."""
+        if self._teacher_engine is not None:
+            return self._teacher_engine(*inputs)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16):
+            return self.teacher(*inputs)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Gradient of one accumulation pass. DeepSpeed averages the passes and the ranks of a step."""
+        if self._passes_done:
+            self._engine.step()  # between passes it only counts
+        self._engine.backward(loss)
+        self._passes_done += 1
+
+    def step(self, lr: float) -> float:
+        """Update the student after the last pass; returns the L2 norm of the whole gradient, before clipping.
+
+        Errors:
+            NonFiniteError: the norm is NaN or infinite; the weights stay as they were, on all ranks.
+        """
+        if self._passes_done != self._passes:
+            raise RuntimeError(f"step after {self._passes_done} passes; the configuration says {self._passes}")
+        self._passes_done = 0
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        norm = self._whole_gradient_norm() if self._stage == 0 else 0.0
+        if math.isfinite(norm):
+            self._engine.step()
+        if self._stage > 0:
+            norm = float(self._engine.get_global_grad_norm())  # stages 1 to 3 skip the update when it is not finite
+        if not math.isfinite(norm):
+            raise NonFiniteError(
+                f"step {self._engine.global_steps}: the gradient's norm is {norm}; nothing was updated"
+            )
+        return norm
+
+    def update_teacher(self, momentum: float) -> None:
+        """teacher <- momentum * teacher + (1 - momentum) * student; at stage 3 each rank updates its own shard."""
+        ema.update(self._local_pairs(), momentum)
+
+    def student_state(self) -> dict[str, torch.Tensor]:
+        """Whole fp32 parameters and buffers on the CPU; empty on all ranks but 0."""
+        return self._whole_state(self.student)
+
+    def teacher_state(self) -> dict[str, torch.Tensor]:
+        """Whole fp32 parameters and buffers on the CPU; empty on all ranks but 0."""
+        return self._whole_state(self.teacher)
+
+    def save(self, directory: Path) -> None:
+        """Write this rank's files of a checkpoint; `directory` has the same last part on all ranks.
+
+        Errors:
+            CheckpointError: a file could not be written on some rank; raised on every rank.
+        """
+        self._files.failure = None
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self._files.failure = str(error)
+        self._agree_or_raise("write", directory)
+        # DeepSpeed writes to save_dir/tag; its tag is our folder
+        self._engine.save_checkpoint(str(directory.parent), tag=directory.name, save_latest=False)
+        if self._stage == 3 or ranks.rank() == 0:
+            self._files.attempt(lambda: save_file(self._own_teacher_tensors(), directory / self._teacher_file()))
+        self._agree_or_raise("write", directory)
+
+    def needs(self, name: str) -> bool:
+        """Whether this rank loads the checkpoint file of this name."""
+        own = f"zero_pp_rank_{ranks.rank()}_"
+        return name in ("mp_rank_00_model_states.pt", self._teacher_file()) or name.startswith(own)
+
+    def load(self, checkpoint: LocalCheckpoint) -> None:
+        """Take the state of a checkpoint whose files were verified; afterwards training goes on bit for bit.
+
+        Errors:
+            CheckpointError: it was written with another number of workers, ZeRO stage or model.
+        """
+        state, directory = checkpoint.state, checkpoint.directory
+        for what, then, now in (
+            ("run.workers", state.world_size, self._world_size),
+            ("engine.zero_stage", state.zero_stage, self._stage),
+        ):
+            if then != now:
+                raise CheckpointError(
+                    f"{directory}: written with {what} = {then}, this run has {now}; set it to {then}"
+                )
+        self._files.failure = None
+        self._files.attempt(lambda: self._load_files(directory))
+        self._agree_or_raise("load", directory)
+
+    def _load_files(self, directory: Path) -> None:
+        self._engine.load_checkpoint(str(directory.parent), tag=directory.name)
+        saved = load_file(directory / self._teacher_file())
+        own = self._own_teacher_tensors()
+        if saved.keys() != own.keys():
+            raise RuntimeError(f"{self._teacher_file()}: other tensors than the model's: {saved.keys() ^ own.keys()}")
+        ema.copy((tensor, saved[name]) for name, tensor in own.items())
+
+    def _local_pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """(teacher, student) tensors that this rank holds: whole parameters, or its shards at stage 3."""
+        return ((self._local(pair.teacher), self._local(pair.student)) for pair in self._pairs)
+
+    def _local(self, parameter: nn.Parameter) -> torch.Tensor:
+        # ds_tensor: this rank's partition, flat; both modules are partitioned by the same rule
+        return parameter.ds_tensor.data if self._stage == 3 else parameter.data
+
+    def _own_teacher_tensors(self) -> dict[str, torch.Tensor]:
+        parameters = {name: self._local(parameter) for name, parameter in self.teacher.named_parameters()}
+        return {**parameters, **dict(self.teacher.named_buffers())}
+
+    def _teacher_file(self) -> str:
+        return f"zero_pp_rank_{ranks.rank()}_teacher.safetensors" if self._stage == 3 else "teacher.safetensors"
+
+    def _whole_state(self, module: nn.Module) -> dict[str, torch.Tensor]:
+        state = {}
+        for name, parameter in module.named_parameters():
+            with self._gathered(parameter, enabled=self._stage == 3):  # one at a time, to stay small
+                if ranks.rank() == 0:
+                    state[name] = parameter.detach().to("cpu", copy=True)
+        if ranks.rank() == 0:
+            state |= {name: buffer.detach().to("cpu", copy=True) for name, buffer in module.named_buffers()}
+        return state
+
+    def _whole_gradient_norm(self) -> float:
+        gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def _agree_or_raise(self, action: str, directory: Path) -> None:
+        failure = self._files.failure
+        if ranks.all_agree(failure is None):
+            return
+        free = shutil.disk_usage(directory).free if directory.exists() else 0
+        reason = f"{failure} ({free / 2**20:.0f} MiB free on that disk)" if failure else "another rank failed"
+        raise CheckpointError(f"{directory}: rank {ranks.rank()} cannot {action} the checkpoint: {reason}")
+
+
+class _Files:
+    """DeepSpeed's way to checkpoint files (its CheckpointEngine interface).
+
+    An exception on one rank would leave the others waiting in DeepSpeed's barrier, so the first failure is kept for
+    all ranks to agree on later.
+    """
+
+    def __init__(self) -> None:
+        self.failure: str | None = None
+
+    def attempt(self, action: Any) -> None:
+        try:
+            action()
+        except (OSError, RuntimeError, SafetensorError) as error:
+            self.failure = self.failure or str(error).partition("\n")[0]
+
+    def save(self, state_dict: dict[str, Any], path: str) -> None:
+        self.attempt(lambda: torch.save(state_dict, path))
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        # weights_only refuses DeepSpeed's own classes; `Engine.load` takes verified files alone
+        return torch.load(path, map_location=map_location or "cpu", weights_only=False)
+
+    def create(self, info: object) -> None:
+        pass
+
+    def commit(self, info: object) -> bool:
+        return True
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        os.makedirs(path, exist_ok=exist_ok)
+
+    def is_decoupled(self) -> bool:
+        return False
+
+    def preserves_storage_sharing(self) -> bool:
+        return True
+
+    def cleanup(self) -> None:
+        pass
+
+
+def _prepare_process(world_size: int, device: torch.device) -> Any:
+    """Process group, environment and the deepspeed module, as DeepSpeed expects them before `initialize`."""
+    if not dist.is_initialized():
+        if world_size != 1:
+            raise RuntimeError(f"{world_size} workers but no process group; Ray Train or the caller must make one")
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    os.environ.setdefault("DS_ACCELERATOR", device.type)  # read when deepspeed is imported
+    os.environ.setdefault("LOCAL_RANK", "0")
+    import deepspeed
+
+    # Otherwise it compiles an operator for minutes that only tensor-parallel inference calls; see comm/torch.py,
+    # build_shm_op. The table is DeepSpeed's own cache of what the machine can build.
+    deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False, verbose=False)
+    return deepspeed
