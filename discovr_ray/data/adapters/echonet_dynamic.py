@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import PurePosixPath
 
 from discovr_ray.data import storage
@@ -22,6 +23,9 @@ VIEW = "A4C"
 MEASURED = {"EF": "ef", "ESV": "esv", "EDV": "edv"}  # column -> label: percent, ml, ml
 
 Label = str | int | float
+
+_WHOLE = r"-?(0|[1-9]\d*)"
+_DECIMAL = rf"({_WHOLE}(\.\d*)?|-?\.\d+)(e[-+]?\d+)?"
 
 
 def list_clips(source: str) -> Listing:
@@ -79,7 +83,7 @@ def _extra_labels(source: str) -> dict[str, dict[str, Label]]:
         return {}
     return {
         _stem(line["FileName"]): {
-            column: _value(text.strip())
+            column: text.strip() if column == "patient_id" else _value(text.strip())
             for column, text in line.items()
             if column != "FileName" and text and text.strip()
         }
@@ -88,13 +92,10 @@ def _extra_labels(source: str) -> dict[str, dict[str, Label]]:
 
 
 def _value(text: str) -> Label:
-    """A cell as the number that it is, else as text."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    """A cell as the number that it is, else as text; 007 and nan are text."""
+    if re.fullmatch(_WHOLE, text):
+        return int(text)
+    return float(text) if re.fullmatch(_DECIMAL, text, re.IGNORECASE) else text
 
 
 def _read_table(uri: str, needed: tuple[str, ...]) -> list[dict[str, str]]:

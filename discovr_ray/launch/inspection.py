@@ -1,0 +1,141 @@
+"""Look at video files in parallel with Ray Data: one answer per file, whatever the files do to the decoders."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import ray
+
+from discovr_ray.data import storage
+from discovr_ray.data.decode import check_all_frames, probe
+from discovr_ray.errors import ClipError, StorageError
+
+logger = logging.getLogger(__name__)
+
+FILES_PER_BLOCK = 16
+MAX_BLOCKS = 2000  # of one pass; each is an object of the driver's
+PROGRESS_EVERY_S = 5.0
+CRASHED = "the process that looked at this file died (a crash of the decoder, or out of memory)"
+
+
+class Facts(NamedTuple):
+    """What a file says about itself; `reason` is empty when it is usable, else everything else is."""
+
+    format: str = ""
+    num_frames: int = 0
+    fps: float = 0.0
+    height: int = 0
+    width: int = 0
+    num_bytes: int = 0
+    sha256: str = ""
+    reason: str = ""
+
+
+def inspect_files(uris: Sequence[str]) -> list[Facts]:
+    """Read, hash and decode every frame of every file; one answer per uri, in order.
+
+    Needs an initialised Ray. A process that dies takes its block along, so what is then missing is looked at again,
+    one file per block; what is still missing killed its process twice.
+    """
+    answers: dict[int, Facts] = {}
+    progress = _Progress(len(uris))
+    for files_per_block in (max(FILES_PER_BLOCK, math.ceil(len(uris) / MAX_BLOCKS)), 1):
+        missing = [index for index in range(len(uris)) if index not in answers]
+        if missing:
+            for index, facts in _one_pass(uris, missing, files_per_block):
+                answers[index] = facts
+                progress.show(len(answers))
+    progress.show(len(answers), last=True)
+    return [answers.get(index, Facts(reason=CRASHED)) for index in range(len(uris))]
+
+
+def inspect_file(uri: str) -> Facts:
+    """Facts of one file, or why it cannot be used."""
+    try:
+        content = storage.read_bytes(uri)
+        info = probe(content)
+        if info.num_frames < 2:
+            return Facts(reason="one frame: a still image, not a video")
+        check_all_frames(content, info)
+        return Facts(*info, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    except (ClipError, StorageError) as error:
+        return Facts(reason=str(error))
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """The Ray that runs already, the one that RAY_ADDRESS names (a submitted job), or one for the block's duration."""
+    if ray.is_initialized():
+        yield
+        return
+    options = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+    ray.init(logging_level=logging.WARNING, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _one_pass(uris: Sequence[str], indices: list[int], files_per_block: int) -> Iterator[tuple[int, Facts]]:
+    table = pa.table({"index": pa.array(indices, pa.int64()), "uri": [uris[index] for index in indices]})
+    blocks = [table.slice(start, files_per_block) for start in range(0, len(indices), files_per_block)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray 2.60 has no other way to bound the retries
+        found = ray.data.from_arrow(blocks).map_batches(
+            _inspect_block,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_args=[storage.environment()],
+            ray_remote_args_fn=lambda: {"max_retries": 1},  # the default is for ever
+        )
+    _configure(found.context)
+    for block in found.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for row in block.to_pylist():
+            yield row.pop("index"), Facts(**row)
+
+
+def _configure(context: Any) -> None:
+    """Settings of this data set alone."""
+    context.max_errored_blocks = -1  # a lost block is looked at again, file by file
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # a lost block is no news for the user: the file is rejected
+
+
+def _inspect_block(block: pa.Table, environment: dict[str, str]) -> pa.Table:
+    os.environ.update(environment)
+    columns: dict[str, list[Any]] = {name: [] for name in ("index", *Facts._fields)}
+    for row in block.to_pylist():
+        try:
+            facts = inspect_file(row["uri"])
+        except Exception as error:  # the task's boundary: whatever a decoder raises, the other files go on
+            facts = Facts(reason=f"{type(error).__name__}: {error}")
+        columns["index"].append(row["index"])
+        for name, value in facts._asdict().items():
+            columns[name].append(value)
+    return pa.table(columns)
+
+
+class _Progress:
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._start = self._shown = time.monotonic()
+
+    def show(self, done: int, last: bool = False) -> None:
+        now = time.monotonic()
+        if not last and now - self._shown < PROGRESS_EVERY_S:
+            return
+        self._shown = now
+        rate = done / max(now - self._start, 1e-6)
+        left = f", about {(self._total - done) / rate:.0f} s left" if 0 < done < self._total else ""
+        logger.info("looked at %d of %d files, %.1f/s%s", done, self._total, rate, left)
