@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PYTHON
 VENV := .venv
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)# ninja, for the library that DeepSpeed builds on first use
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)# libraries call ninja by its name
 
 PYTEST_ARGS ?=
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)

@@ -75,7 +75,7 @@ ABOVE_ZERO = (
     "loss.sinkhorn_epsilon",
     "optim.eps",
 )
-_BELOW_ONE = ("optim.beta1", "optim.beta2")  # AdamW divides by 1 - beta
+BELOW_ONE = ("optim.beta1", "optim.beta2")  # AdamW divides by 1 - beta
 
 
 def check_config(config: Config) -> list[str]:
@@ -121,7 +121,7 @@ def _check_ranges(config: Config) -> list[str]:
             rule = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
             problems.append(f"{key} = {value}: must be {rule}")
     problems += [f"{key} = {_value(config, key)}: must be above 0" for key in ABOVE_ZERO if not _value(config, key) > 0]
-    problems += [f"{key} = 1: must be below 1" for key in _BELOW_ONE if _value(config, key) == 1]
+    problems += [f"{key} = 1: must be below 1" for key in BELOW_ONE if _value(config, key) == 1]
     return problems
 
 
