@@ -14,16 +14,16 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import simplejpeg
 
 from discovr_ray.data.phantom.container import avi_mjpeg
-from discovr_ray.data.phantom.heart import Beat, beat, chords
-from discovr_ray.data.phantom.patient import SIZE, Patient, sample_patient
+from discovr_ray.data.phantom.heart import Beat, beat, cavity_mask, chords, outline
+from discovr_ray.data.phantom.patient import SIZE, Doubles, Patient, sample_patient
 from discovr_ray.data.phantom.render import render
 from discovr_ray.errors import StorageError
 from discovr_ray.randomness import hash_words
@@ -43,10 +43,21 @@ class Rows(NamedTuple):
     labels: dict[str, Any]
 
 
+class GroundTruth(NamedTuple):
+    """The left ventricle, exactly."""
+
+    volume_ml: Doubles  # [T]
+    outline: Doubles  # [T, 128, (x, y)], closed inner border in pixels; pixel centres are whole numbers
+    mask: npt.NDArray[np.bool_]  # [T, H, W]
+    ed_frame: int
+    es_frame: int
+
+
 def write_dataset(folder: Path, num_clips: int, seed: int, workers: int = 1) -> None:
     """Make `num_clips` clips in `folder`; a complete data set with the same parameters is left as it is.
 
-    A half-written one is written again. Clips of a seed are a prefix of the clips of a larger data set of that seed.
+    A half-written one is written again. With `workers` above 1 the calling script needs `if __name__ == "__main__"`,
+    because the processes are spawned. Clips of a seed are a prefix of the clips of a larger data set of that seed.
 
     Errors:
         StorageError: the folder holds something else, or cannot be written.
@@ -66,6 +77,19 @@ def write_dataset(folder: Path, num_clips: int, seed: int, workers: int = 1) -> 
         _write_marker(folder, wanted, complete=True)
     except OSError as error:
         raise StorageError(f"{folder}: the synthetic data set cannot be written: {error}") from error
+
+
+def ground_truth(seed: int, index: int) -> GroundTruth:
+    """What is known of every frame of clip `index`, whose patient_id in Labels.csv is S<seed>-<index>."""
+    patient = sample_patient(seed, index)
+    curve = beat(patient)
+    return GroundTruth(
+        curve.volume_ml,
+        np.stack([outline(patient, float(c)) for c in curve.contraction]),
+        np.stack([cavity_mask(patient, float(c)) for c in curve.contraction]),
+        curve.ed_frame,
+        curve.es_frame,
+    )
 
 
 def clip_id(seed: int, index: int) -> str:
@@ -128,9 +152,7 @@ def _make_clips(folder: Path, num_clips: int, seed: int, workers: int) -> Iterat
         return
     # spawn: forking a process that already runs threads (Ray, torch) can hang
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from _with_progress(
-            pool.map(write_clip, repeat(folder), repeat(seed), range(num_clips), chunksize=4), num_clips
-        )
+        yield from _with_progress(pool.map(make, range(num_clips), chunksize=4), num_clips)
 
 
 def _with_progress(rows: Iterable[Rows], total: int) -> Iterator[Rows]:
