@@ -152,9 +152,12 @@ def _scalings(config: Config, outputs: Sequence[StudentOutput], weights: Sequenc
     loss = config.loss
 
     def scaling(scores: Sequence[torch.Tensor]) -> torch.Tensor:
-        return sinkhorn_scaling(scores, weights, loss.sinkhorn_epsilon, loss.sinkhorn_iterations, dist.group.WORLD)
+        rows = [score.detach().flatten(0, 1) for score in scores]  # [B * N, K]
+        row_weights = [weight.repeat_interleave(score.shape[1]) for weight, score in zip(weights, scores, strict=True)]
+        group = dist.group.WORLD
+        return sinkhorn_scaling(rows, row_weights, loss.sinkhorn_epsilon, loss.sinkhorn_iterations, group)
 
     return Scalings(
-        video=scaling([output.video_scores.detach() for output in outputs]),
-        image=scaling([output.image_scores.detach() for output in outputs]),
+        video=scaling([output.video_scores for output in outputs]),
+        image=scaling([output.image_scores for output in outputs]),
     )

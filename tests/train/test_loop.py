@@ -1,0 +1,155 @@
+"""The whole step: losses, accumulation, ranks, bad clips, stops. Tolerances are those of fp32 sums in another order."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from gloo_ranks import run_ranks
+from loop_runs import NUM_CLIPS, LocalContext, Outcome, build_engine, run_loop, tiny_config
+
+from discovr_ray.config import Config, derive_plan
+from discovr_ray.errors import NonFiniteError, TooManyBadClipsError
+from discovr_ray.train.loop import train
+from discovr_ray.train.quarantine import Quarantine
+
+TERMS = ("loss_vid", "loss_img", "loss_scd", "loss", "grad_norm")
+
+
+def trace(outcome: Outcome) -> torch.Tensor:
+    return torch.tensor([[record[name] for name in TERMS] for record in outcome.records], dtype=torch.float64)
+
+
+def assert_same_weights(left: Outcome, right: Outcome, tolerance: float) -> None:
+    for mine, theirs in ((left.student, right.student), (left.teacher, right.teacher)):
+        for name, value in mine.items():
+            torch.testing.assert_close(value, theirs[name], atol=tolerance, rtol=tolerance, msg=name)
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> Outcome:
+    return run_loop(0, tiny_config())
+
+
+@pytest.mark.dist
+def test_every_step_is_done_logged_and_saved_on_time(undisturbed: Outcome) -> None:
+    total = NUM_CLIPS // 8 * 4
+    assert undisturbed.steps == total
+    assert [record["step"] for record in undisturbed.records] == list(range(1, total + 1))
+    assert undisturbed.saved == [3, 6, 9, 12]
+    assert torch.isfinite(trace(undisturbed)).all()
+
+
+def test_total_is_the_weighted_sum_of_the_terms() -> None:
+    config = tiny_config(schedule={"max_steps": 2}, loss={})
+    weighted = dataclasses.replace(config, loss=dataclasses.replace(config.loss, w_vid=0.5, w_img=2.0, w_scd=3.0))
+    for record in run_loop(0, weighted).records:
+        expected = 0.5 * record["loss_vid"] + 2.0 * record["loss_img"] + 3.0 * record["loss_scd"]
+        assert record["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch", [4, 2, 1])
+def test_accumulation_equals_one_pass(undisturbed: Outcome, micro_batch: int) -> None:
+    split = run_loop(0, tiny_config(engine={"micro_batch": micro_batch}))
+    torch.testing.assert_close(trace(split), trace(undisturbed), rtol=2e-4, atol=2e-5)
+    assert_same_weights(split, undisturbed, 1e-3)
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("micro_batch", [4, 2])
+def test_two_workers_equal_one(undisturbed: Outcome, tmp_path: Path, micro_batch: int) -> None:
+    config = tiny_config(engine={"micro_batch": micro_batch}, run={"workers": 2})
+    first, second = run_ranks(2, run_loop, tmp_path, config)
+    torch.testing.assert_close(trace(first), trace(undisturbed), rtol=2e-4, atol=2e-5)
+    assert_same_weights(first, undisturbed, 1e-3)
+    assert second.records == []  # rank 0 alone writes
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_stages_train_alike(undisturbed: Outcome, tmp_path: Path, stage: int) -> None:
+    config = tiny_config(engine={"micro_batch": 2, "zero_stage": stage}, run={"workers": 2})
+    outcome = run_ranks(2, run_loop, tmp_path, config)[0]
+    torch.testing.assert_close(trace(outcome), trace(undisturbed), rtol=2e-4, atol=2e-5)
+    assert_same_weights(outcome, undisturbed, 1e-3)
+
+
+def test_a_bad_clip_takes_no_part() -> None:
+    """Its pixels never matter: the run equals one in which the clip's place holds another picture."""
+    config = tiny_config()
+    bad = run_loop(0, config, bad=["clip-5"])
+    assert {failure.clip_id for failure in bad.failures} == {"clip-5"}
+    assert len(bad.failures) == 1  # four epochs meet it, one record
+    assert bad.records[-1]["bad_clips"] == 1
+    split = run_loop(0, tiny_config(engine={"micro_batch": 2}), bad=["clip-5"])
+    torch.testing.assert_close(trace(split), trace(bad), rtol=2e-4, atol=2e-5)
+
+
+def test_pixels_of_a_bad_clip_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(schedule={"max_steps": 3})
+    zeros = run_loop(0, config, bad=["clip-5"])
+    original = LocalContext._batch
+
+    def noisy(self: LocalContext, assignment: object, step: int) -> object:
+        batch = original(self, assignment, step)
+        batch.frames[torch.from_numpy(batch.weights) == 0] = 255
+        return batch
+
+    monkeypatch.setattr(LocalContext, "_batch", noisy)
+    assert torch.equal(trace(run_loop(0, config, bad=["clip-5"])), trace(zeros))
+
+
+def test_too_many_bad_clips_end_the_run_after_they_were_recorded() -> None:
+    config = tiny_config(data={"max_bad_fraction": 0.1})
+    bad = [f"clip-{row}" for row in range(6)]
+    engine, context = build_engine(config), LocalContext(config, bad)
+    with pytest.raises(TooManyBadClipsError, match=r"max_bad_fraction = 0.1 of 24 clips allows 2.*clip-\d+: damaged"):
+        train(config, derive_plan(config, NUM_CLIPS), engine, context, 0, Quarantine(config, NUM_CLIPS))
+    assert len(context.failures) >= 3
+
+
+def test_known_bad_clips_of_an_earlier_session_count() -> None:
+    config = tiny_config(data={"max_bad_fraction": 0.1})
+    quarantine = Quarantine(config, NUM_CLIPS, known=["a", "b"])
+    engine, context = build_engine(config), LocalContext(config, bad=["clip-3"])
+    with pytest.raises(TooManyBadClipsError, match="3 clips failed"):
+        train(config, derive_plan(config, NUM_CLIPS), engine, context, 0, quarantine)
+
+
+def test_a_stop_ends_after_the_running_step_with_a_checkpoint() -> None:
+    outcome = run_loop(0, tiny_config(), stop_after=5)
+    assert outcome.steps == 5
+    assert outcome.saved == [3, 5]
+
+
+@pytest.mark.dist
+def test_non_finite_loss_stops_all_ranks_at_one_step(tmp_path: Path) -> None:
+    config = tiny_config(engine={"micro_batch": 4}, run={"workers": 2})
+    first, second = run_ranks(2, run_until_nan, tmp_path, config)
+    assert first == second
+    assert "step 2" in first
+    assert "loss_vid is nan" in first
+
+
+def run_until_nan(rank: int, config: Config) -> str:
+    """Rank 1's student breaks in the third step; both ranks must say so."""
+    from loop_runs import LocalContext, build_engine
+
+    engine, context = build_engine(config), LocalContext(config)
+    forward = engine.forward_student
+
+    def broken(*inputs: torch.Tensor) -> object:
+        output = forward(*inputs)
+        if rank == 1 and len(context.seen) == 3:
+            return output._replace(video_logits=output.video_logits * torch.nan)
+        return output
+
+    engine.forward_student = broken  # type: ignore[method-assign]
+    before = {}
+    try:
+        train(config, derive_plan(config, NUM_CLIPS), engine, context, 0, Quarantine(config, NUM_CLIPS))
+    except NonFiniteError as error:
+        before["message"] = str(error)
+    return before["message"]
