@@ -80,10 +80,13 @@ class StreamPlan:
     def assignment(self, number: int) -> Assignment:
         """Content of micro-batch `number`, counted from the first micro-batch of step 0."""
         step, place = divmod(number, self.micro_batches_per_step)
-        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        first = step_in_epoch * self.global_batch + place * self.micro_batch
+        epoch = self.epoch(step)
+        first = step % self.steps_per_epoch * self.global_batch + place * self.micro_batch
         rows = permutation(self.seed, epoch, self.num_clips)[first : first + self.micro_batch]
         return Assignment(step, epoch, rows)
+
+    def epoch(self, step: int) -> int:
+        return step // self.steps_per_epoch
 
     def positions(self, epoch: int, clip_keys: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Where the window of each clip starts in this epoch, in [0, 1), from the clip's own key alone."""

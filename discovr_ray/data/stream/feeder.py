@@ -1,0 +1,139 @@
+"""The decoding side: an actor that builds one Ray data set per segment, and the task that makes one micro-batch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.util.annotations import RayDeprecationWarning
+from ray.util.debug import log_once
+
+from discovr_ray.config import Config
+from discovr_ray.data.microbatch import decode_micro_batch
+from discovr_ray.data.plan import Segment, StreamPlan
+
+DECODE_RETRIES = 3  # times a block is tried again when its process or node dies; Ray Data's own default is for ever
+MIN_READ_AHEAD_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """What the feeder, every decode task and every reader are told."""
+
+    config: Config
+    plan: StreamPlan
+    segment_micro_batches: int
+    clips: Any  # ObjectRef of the manifest table
+
+    def segments(self) -> list[Segment]:
+        return list(self.plan.segments(self.segment_micro_batches))
+
+
+class _FeederActor:
+    """Builds the segments' data sets. It owns their coordinators, so all end with it."""
+
+    def __init__(self, spec: StreamSpec) -> None:
+        self._spec = spec
+        self._segments = spec.segments()
+        self._iterators: dict[int, list[Any]] = {}
+        self._finished: set[int] = set()
+
+    def prepare(self, index: int) -> None:
+        """Build segment `index` if there is one, so that nobody waits for its processes to start."""
+        if index < len(self._segments) and index not in self._iterators:
+            self._iterators[index] = _split_data_set(self._spec, self._segments[index])
+
+    def iterator(self, index: int, rank: int) -> Any:
+        """Ray Data's iterator of `rank` over segment `index`."""
+        self.prepare(index)
+        # whoever asks for a segment has ended the one before, so every rank holds its iterator of that one
+        for old in [key for key in self._iterators if key < index]:
+            del self._iterators[old]
+        return self._iterators[index][rank]
+
+    def finish(self, rank: int) -> None:
+        """The rank reads no more. The last one ends the feeder, which frees a rank that waits for another one."""
+        self._finished.add(rank)
+        if len(self._finished) == self._spec.plan.world_size:
+            ray.actor.exit_actor()
+
+
+Feeder: Any = ray.remote(num_cpus=0)(_FeederActor)
+
+
+def _split_data_set(spec: StreamSpec, segment: Segment) -> list[Any]:
+    """The data set of a segment, one block per micro-batch, split over the ranks."""
+    cpus = _decode_cpus(spec)
+    _set_context(spec, cpus)
+    numbers = spec.plan.numbers(segment)
+    blocks = ray.data.from_items(list(numbers), override_num_blocks=len(numbers))
+    with warnings.catch_warnings():
+        # deprecated without a successor: nothing else in Ray 2.60 limits the retries
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        decoded = blocks.map_batches(
+            _decode,
+            batch_size=None,
+            batch_format="numpy",
+            fn_args=[spec],
+            num_cpus=min(1.0, cpus),
+            ray_remote_args_fn=_retry_limit,
+        )
+    return list(decoded.streaming_split(spec.plan.world_size, equal=True))
+
+
+def _set_context(spec: StreamSpec, cpus: float) -> None:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.custom_execution_callback_classes = [_Quiet]
+    context.target_max_block_size = None  # never cut a micro-batch in two
+    context.execution_no_progress_timeout_s = -1  # a pause of the training is no fault; the reader watches for stalls
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
+        cpu=cpus, object_store_memory=_read_ahead_bytes(spec, cpus)
+    )
+
+
+def _decode_cpus(spec: StreamSpec) -> float:
+    """CPUs that decoding may take: what training leaves free, and at least what the config keeps for it."""
+    training = spec.plan.world_size * spec.config.run.cpus_per_worker
+    total: float = ray.cluster_resources().get("CPU", 0.0)
+    return max(spec.config.data.decode_cpus, total - training)
+
+
+def _read_ahead_bytes(spec: StreamSpec, cpus: float) -> float:
+    """Room in the object store for decoded clips. Ray Data keeps half of it back for tasks that are under way."""
+    data, plan = spec.config.data, spec.plan
+    micro_batch_bytes = plan.micro_batch * data.num_frames * data.image_size**2
+    return max(MIN_READ_AHEAD_BYTES, 4 * micro_batch_bytes * (plan.world_size * data.prefetch_batches + cpus))
+
+
+def _retry_limit() -> dict[str, Any]:
+    return {"max_retries": DECODE_RETRIES}
+
+
+def _decode(items: dict[str, Any], spec: StreamSpec) -> dict[str, Any]:
+    (number,) = items["item"].tolist()
+    return decode_micro_batch(_clips(spec.clips), number, spec.plan, spec.config.data)
+
+
+@lru_cache(maxsize=1)
+def _clips(reference: Any) -> pa.Table:
+    """The manifest, mapped from the object store once per process."""
+    return ray.get(reference)
+
+
+class _Quiet(ExecutionCallback):
+    """Keeps Ray Data's remarks on a healthy segment off the console. Made in the process that executes the segment."""
+
+    def __init__(self) -> None:
+        log_once("ray_data_progress_manager_disabled")  # a message that was logged once is not logged again
+        for handler in logging.getLogger("ray.data").handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setLevel(logging.WARNING)
