@@ -11,6 +11,7 @@ import json
 import logging
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -90,6 +91,11 @@ def ground_truth(seed: int, index: int) -> GroundTruth:
         curve.ed_frame,
         curve.es_frame,
     )
+
+
+def split_sizes(num_clips: int) -> dict[str, int]:
+    """Clips of each split in a data set of `num_clips`."""
+    return dict(Counter(SPLITS[index % len(SPLITS)] for index in range(num_clips)))
 
 
 def clip_id(seed: int, index: int) -> str:

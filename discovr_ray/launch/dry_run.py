@@ -27,8 +27,9 @@ def describe_run(config: Config) -> str:
 def _num_clips(config: Config) -> int:
     if config.data.manifest != "synthetic":
         return load_clips(config).num_rows
-    sizes = split_sizes(config.data.synthetic_clips, config.data.synthetic_seed)
-    return sizes[config.data.split] if config.data.split else sum(sizes.values())
+    if not config.data.split:
+        return config.data.synthetic_clips
+    return split_sizes(config.data.synthetic_clips).get(config.data.split, 0)
 
 
 def _plan_lines(config: Config, plan: RunPlan, uri: str) -> list[str]:

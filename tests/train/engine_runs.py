@@ -1,142 +1,256 @@
-"""What the ranks of test_engine.py do: a tiny student and teacher, trained on data that follows from the step."""
+"""What the ranks of test_engine.py do: the real model, tiny, trained on data that follows from the step alone."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import resource
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+import torch.distributed as dist
 
-from discovr_ray.config import Config
-from discovr_ray.train import ranks
+from discovr_ray.config import Config, parse_config
+from discovr_ray.errors import CheckpointError, NonFiniteError
+from discovr_ray.model.discovr import Student, Teacher
+from discovr_ray.train import checkpoint, deepspeed_config, ranks
 from discovr_ray.train.checkpoint import LocalCheckpoint, TrainState
 from discovr_ray.train.engine import Engine
 
 GLOBAL_BATCH = 8
-WIDTH = 16
-
-
-class Output(NamedTuple):
-    scores: torch.Tensor
-    features: torch.Tensor
-
-
-class Branch(nn.Module):
-    """A small stack with what matters: linears, norms, a token, and a sub-module returning a tuple."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cls_token = nn.Parameter(torch.zeros(1, WIDTH))
-        self.first = nn.Linear(WIDTH, 33)
-        self.norm = nn.LayerNorm(33)
-        self.last = nn.Linear(33, WIDTH, bias=False)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.last(nn.functional.gelu(self.norm(self.first(inputs + self.cls_token))))
-
-
-class Prototypes(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(7, WIDTH))
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return nn.functional.normalize(features.float(), dim=-1) @ nn.functional.normalize(self.weight, dim=-1).T
-
-
-class Student(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.video = Branch()
-        self.prototypes = Prototypes()
-
-    def forward(self, inputs: torch.Tensor) -> Output:
-        features = self.video(inputs)
-        return Output(self.prototypes(features), features)
-
-
-class Teacher(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.video = Branch()
-        self.register_buffer("video_centre", torch.zeros(WIDTH))
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.video(inputs) - self.video_centre
-
-
-def configure(stage: int, precision: str = "fp32", micro_batch: int = 4, clip: float = 0.0) -> Config:
-    config = Config()
-    engine = dataclasses.replace(
-        config.engine, zero_stage=stage, precision=precision, global_batch=GLOBAL_BATCH, micro_batch=micro_batch
-    )
-    return dataclasses.replace(config, engine=engine, optim=dataclasses.replace(config.optim, grad_clip_norm=clip))
-
-
-def build(config: Config, seed: int = 0) -> Engine:
-    torch.manual_seed(seed)
-    return Engine(Student(), Teacher(), config, ranks.world_size(), torch.device("cpu"))
-
-
-def train(engine: Engine, config: Config, first: int, last: int, momentum: float = 0.9) -> list[tuple[float, float]]:
-    """Steps first .. last - 1; returns (global loss, gradient norm) of each."""
-    trace = []
-    size, world = config.engine.micro_batch, ranks.world_size()
-    passes = GLOBAL_BATCH // (size * world)
-    for step in range(first, last):
-        batch = torch.randn(GLOBAL_BATCH, WIDTH, generator=torch.Generator().manual_seed(step))
-        total = torch.zeros(())
-        for index in range(passes):
-            start = (index * world + ranks.rank()) * size
-            mine = batch[start : start + size]
-            target = engine.forward_teacher(mine).float()
-            output = engine.forward_student(mine + 0.1)
-            share = ((output.features.float() - target.roll(1, 1)) ** 2).mean(1).sum() / GLOBAL_BATCH
-            share = share + nn.functional.softplus(output.scores.float()).mean(1).sum() / GLOBAL_BATCH
-            engine.backward(share * (world * passes))
-            total += share.detach()
-        torch.distributed.all_reduce(total)
-        norm = engine.step(1e-2)
-        engine.update_teacher(momentum)
-        engine.teacher.video_centre.lerp_(torch.full((WIDTH,), float(step)), 0.1)
-        trace.append((float(total), norm))
-    return trace
+STEPS, SAVED_AT = 4, 2
+MOMENTUM = 0.9
+TINY = {
+    "data": {"num_frames": 4, "image_size": 32},
+    "mask": {"video_ratio": 0.5, "image_ratio": 0.5},
+    "model": {
+        "width": 24,
+        "depth": 2,
+        "heads": 2,
+        "decoder_width": 16,
+        "decoder_depth": 1,
+        "decoder_heads": 2,
+        "head_hidden": 20,
+        "head_bottleneck": 8,
+        "head_outputs": 12,
+        "num_prototypes": 5,
+    },
+    "engine": {"global_batch": GLOBAL_BATCH, "micro_batch": 4},
+}
 
 
 class Result(NamedTuple):
-    trace: list[tuple[float, float]]
+    losses: list[float]
+    norms: list[float]
     student: dict[str, torch.Tensor]
     teacher: dict[str, torch.Tensor]
 
 
-def result(engine: Engine, trace: list[tuple[float, float]]) -> Result:
-    return Result(trace, engine.student_state(), engine.teacher_state())
+def configure(stage: int, precision: str = "fp32", micro_batch: int = 4, clip: float = 0.0) -> Config:
+    config = parse_config(TINY)
+    engine = dataclasses.replace(config.engine, zero_stage=stage, precision=precision, micro_batch=micro_batch)
+    return dataclasses.replace(config, engine=engine, optim=dataclasses.replace(config.optim, grad_clip_norm=clip))
 
 
-def run(rank: int, config: Config, steps: int) -> Result:
+def build(config: Config, seed: int = 0) -> Engine:
+    deepspeed_config.PERSISTENT_ELEMENTS = 40  # so that the tiny matrices are partitioned, and vectors are not
+    torch.manual_seed(seed + 10 * ranks.rank())  # ranks must be made equal by the engine
+    return Engine(Student(config), Teacher(config), config, ranks.world_size(), torch.device("cpu"))
+
+
+def train(engine: Engine, config: Config, first: int, last: int) -> Result:
+    """Steps first .. last - 1, like the loop: passes, step, teacher, centres."""
+    losses, norms = [], []
+    size, world = config.engine.micro_batch, ranks.world_size()
+    passes = GLOBAL_BATCH // (size * world)
+    for step in range(first, last):
+        clips = torch.randn(GLOBAL_BATCH, 3, 4, 32, 32, generator=torch.Generator().manual_seed(step))
+        total = torch.zeros(())
+        for index in range(passes):
+            start = (index * world + ranks.rank()) * size
+            loss = share_of_loss(engine, clips[start : start + size])
+            engine.backward(loss * (world * passes))
+            total += loss.detach()
+        dist.all_reduce(total)
+        norms.append(engine.step(1e-2))
+        engine.update_teacher(MOMENTUM)
+        engine.teacher.video_centre.lerp_(torch.full((12,), float(step)), 0.1)
+        losses.append(float(total))
+    return Result(losses, norms, engine.student_state(), engine.teacher_state())
+
+
+def share_of_loss(engine: Engine, clips: torch.Tensor) -> torch.Tensor:
+    target = engine.forward_teacher(clips)
+    video_visible = torch.tensor([[0, 1, 4, 5], [2, 3, 6, 7]])[:, None].expand(2, len(clips), 4)
+    image_visible = torch.tensor([[1, 2]])[:, None].expand(1, 4 * len(clips), 2)
+    output = engine.forward_student(clips, target.image_features, video_visible, image_visible)
+    video = ((output.video_logits.float() - target.video_logits.float().roll(1, -1)) ** 2).sum()
+    image = ((output.image_logits.float() - target.image_logits.float().roll(1, -1)) ** 2).sum()
+    scores = ((output.video_scores - output.image_scores.roll(1, -1)) ** 2).sum()
+    return (video + image + scores) / GLOBAL_BATCH
+
+
+def folder_of(base: Path, stage: int) -> Path:
+    return base / f"stage_{stage}" / checkpoint.folder_name(SAVED_AT)
+
+
+def all_stages(rank: int, base: Path) -> dict[Any, Any]:
+    """Every stage at both precisions, with clipping, and a checkpoint of each stage; then what else was seen."""
+    results: dict[Any, Any] = {}
+    for stage in range(4):
+        for precision in ("fp32", "bf16"):
+            config = configure(stage, precision)
+            results[stage, precision] = train(build(config), config, 0, STEPS)
+        config = configure(stage, clip=0.05)
+        results[stage, "clipped"] = train(build(config), config, 0, STEPS)
+        config = configure(stage)
+        engine = build(config)
+        train(engine, config, 0, SAVED_AT)
+        engine.save(folder_of(base, stage))
+        results[stage, "after saving"] = train(engine, config, SAVED_AT, STEPS)
+        results[stage, "non-finite"] = stop_at_nan(engine)
+    results["built"] = os.path.exists(os.environ["TORCH_EXTENSIONS_DIR"])
+    return results
+
+
+def stop_at_nan(engine: Engine) -> tuple[str, bool]:
+    """The error of a step whose gradient is NaN on rank 0 alone, and whether the weights stayed."""
+    before = engine.student_state()
+    loss = share_of_loss(engine, torch.ones(4, 3, 4, 32, 32))
+    engine.backward(loss * (float("nan") if ranks.rank() == 0 else 1.0))
+    try:
+        engine.step(1e-2)
+    except NonFiniteError as error:
+        after = engine.student_state()
+        return str(error), all(torch.equal(before[name], after[name]) for name in before)
+    return "", False
+
+
+def load_all_stages(rank: int, base: Path) -> dict[int, Result]:
+    """In new processes: a model that starts elsewhere, the checkpoint, and the remaining steps."""
+    results = {}
+    for stage in range(4):
+        config = configure(stage)
+        engine = build(config, seed=99)
+        engine.load(LocalCheckpoint(folder_of(base, stage), state_of(config, SAVED_AT)))
+        results[stage] = train(engine, config, SAVED_AT, STEPS)
+    return results
+
+
+def accumulations(rank: int) -> dict[tuple[int, int], Result]:
+    """(stage, micro batch) on one rank: the same global batch in one, two and four passes."""
+    results = {}
+    for stage in range(4):
+        for micro_batch in (8, 4, 2):
+            config = configure(stage, micro_batch=micro_batch)
+            results[stage, micro_batch] = train(build(config), config, 0, STEPS)
+    return results
+
+
+def sharded_update(rank: int) -> dict[str, Any]:
+    """One stage 3 update against the same formula on gathered tensors, and the collectives that either needs."""
+    config = configure(3)
     engine = build(config)
-    return result(engine, train(engine, config, 0, steps))
+    train(engine, config, 0, 1)
+    train(engine, config, 1, 2)
+    student, before = engine.student_state(), engine.teacher_state()
+    with torch.profiler.profile() as update:
+        engine.update_teacher(0.9999)
+    with torch.profiler.profile() as gather:
+        after = engine.teacher_state()
+    return {
+        "student": student,
+        "before": before,
+        "after": after,
+        "held": sum(teacher.numel() for teacher, _ in engine._local_pairs()),
+        "collectives of the update": collectives(update),
+        "collectives of gathering": collectives(gather),
+    }
 
 
-def run_and_save(rank: int, config: Config, steps: int, directory: Path) -> Result:
+def collectives(profile: torch.profiler.profile) -> list[str]:
+    return [event.name for event in profile.events() if event.name.startswith(("c10d::", "gloo:", "nccl:"))]
+
+
+def save_without_space(rank: int, small_disk: Path | None, base: Path) -> list[str]:
+    """Rank 1 has no space for its files; returns the error of each stage."""
+    errors = []
+    parent = small_disk if rank == 1 and small_disk else base / str(rank)
+    if rank == 1 and not small_disk:  # without the right to mount a disk: files cannot grow
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+    for stage in (1, 3):
+        config = configure(stage)
+        engine = build(config)
+        train(engine, config, 0, 1)
+        try:
+            engine.save(parent / "run" / checkpoint.folder_name(stage))
+            errors.append("")
+        except CheckpointError as error:
+            errors.append(str(error))
+    if rank == 1 and not small_disk:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return errors
+
+
+def misfits(rank: int, base: Path) -> list[str]:
+    """Errors of checkpoints from other runs; no file is there, so none is opened."""
+    config = configure(1)
     engine = build(config)
-    trace = train(engine, config, 0, steps)
-    engine.save(directory)
-    return result(engine, trace)
+    errors = []
+    for changes in ({"world_size": 3}, {"zero_stage": 2}, {}):
+        try:
+            engine.load(LocalCheckpoint(base / "nothing", state_of(config, 1, **changes)))
+            errors.append("")
+        except CheckpointError as error:
+            errors.append(str(error))
+    return errors
 
 
-def load_and_run(rank: int, config: Config, first: int, steps: int, directory: Path) -> Result:
-    engine = build(config, seed=99)
-    engine.load(LocalCheckpoint(directory, state_of(config, first)))
-    return result(engine, train(engine, config, first, steps))
+class Payload:
+    """A pickle that leaves a mark when it is opened."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+def open_planted_pickle(rank: int, base: Path) -> dict[str, Any]:
+    """Save, seal, plant a pickle in place of a shard, restore; then load it on purpose, as the control."""
+    config = configure(1, micro_batch=8)
+    engine = build(config)
+    train(engine, config, 0, 1)
+    folder = base / "run" / checkpoint.folder_name(1)
+    engine.save(folder)
+    checkpoint.seal(str(folder), checkpoint.describe(folder), state_of(config, 1))
+    whole = checkpoint.restore(str(base / "run"), base / "local", engine.needs)
+    shard = folder / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    size = shard.stat().st_size
+    torch.save(Payload(base / "opened"), shard)
+    with open(shard, "ab") as file:
+        file.write(bytes(size - shard.stat().st_size))
+    restored = checkpoint.restore(str(base / "run"), base / "local", engine.needs)
+    opened_by_restore = (base / "opened").exists()
+    shard.write_bytes(shard.read_bytes().rstrip(b"\0") + b"\0\0")
+    try:
+        engine.load(LocalCheckpoint(folder, state_of(config, 1)))
+    except (CheckpointError, AttributeError, TypeError):
+        pass
+    return {
+        "whole": whole,
+        "restored": restored,
+        "opened by restore": opened_by_restore,
+        "opened by loading": (base / "opened").exists(),
+    }
 
 
 def state_of(config: Config, step: int, **changes: Any) -> TrainState:
     values: dict[str, Any] = {
         "step": step,
         "samples_seen": step * GLOBAL_BATCH,
+        "num_clips": 64,
         "world_size": ranks.world_size(),
         "zero_stage": config.engine.zero_stage,
         "config": config.to_dict(),
