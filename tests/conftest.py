@@ -31,3 +31,13 @@ def echo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("echo")
     write_dataset(folder, num_clips=24, seed=7)
     return folder
+
+
+@pytest.fixture(scope="session")
+def echo_manifest(ray_cluster: None, echo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Manifest of the synthetic clips: 18 TRAIN, 3 VAL, 3 TEST."""
+    from discovr_ray.launch.ingest import ingest
+
+    folder = tmp_path_factory.mktemp("manifest")
+    ingest([str(echo_folder)], str(folder))
+    return str(folder / "manifest.parquet")
