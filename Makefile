@@ -2,7 +2,8 @@
 PYTHON ?= python3
 export PYTHON
 VENV := .venv
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)# libraries call ninja by its name
+# libraries call ninja by its name; set-up must not see this PATH, or `python3` would be the environment's own
+RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python
 
 PYTEST_ARGS ?=
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
@@ -29,16 +30,16 @@ $(VENV)/.ready-dev: pyproject.toml
 demo: setup ## pretrain on synthetic echo with two CPU workers (about 10 minutes), then say where the results are
 	@name=$(DEMO); \
 	echo "demo: making synthetic echo videos, then pretraining a tiny model on two CPU workers: about 10 minutes"; \
-	$(VENV)/bin/python jobs/pretrain.py --config demo run.name=$$name && \
+	$(RUN) jobs/pretrain.py --config demo run.name=$$name && \
 	echo "demo: the encoder is in  runs/$$name/encoder.safetensors  (README.md shows how to load it)" && \
 	echo "demo: open the report in a browser:  runs/$$name/report.html"
 
 test: setup ## run all tests (under 20 minutes on 2 cores); PYTEST_ARGS="-k config" selects some
 	@echo "test: all tests, under 20 minutes on 2 cores$(if $(BROWSER),, (no Chromium here: the browser test is left out))"
-	@$(VENV)/bin/python -m pytest -m "$(MARKERS)" $(PYTEST_ARGS)
+	@$(RUN) -m pytest -m "$(MARKERS)" $(PYTEST_ARGS)
 
 test-fast: setup ## run the tests that start no cluster, server, browser or second process
-	@$(VENV)/bin/python -m pytest -m "not (ray or s3 or dist or chaos or browser or slow)" $(PYTEST_ARGS)
+	@$(RUN) -m pytest -m "not (ray or s3 or dist or chaos or browser or slow)" $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready-dev ## ruff (rules and format) and mypy
 	$(VENV)/bin/ruff check .
@@ -47,8 +48,8 @@ lint: $(VENV)/.ready-dev ## ruff (rules and format) and mypy
 
 bench: setup ## measure one training step and the reading of clips (about 10 minutes)
 	@echo "bench: one full step of the paper's model, then clips per second of the reading path; the machine should be idle"
-	$(VENV)/bin/python benchmarks/step.py
-	$(VENV)/bin/python benchmarks/ingest.py
+	$(RUN) benchmarks/step.py
+	$(RUN) benchmarks/ingest.py
 
 clean: ## delete caches and build output (not .venv, not runs/)
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
