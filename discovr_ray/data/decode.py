@@ -7,18 +7,15 @@ of which the wanted frames are kept.
 
 from __future__ import annotations
 
-import io
 import math
-import struct
 from collections.abc import Iterator
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import av
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
+from discovr_ray.data import decord_reader
 from discovr_ray.data.avi import Avi, is_avi, read_avi
 from discovr_ray.errors import ClipError
 
@@ -26,8 +23,7 @@ Frames = npt.NDArray[np.uint8]
 
 FAST_FORMAT = "avi-mjpeg"
 MAX_SIDE = 4096  # pixels; more is a damaged header, and would be allocated before decoding fails
-_PIECE = 64  # frames held at once while a span is decoded
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, which JPEG uses as well
+_PIECE = 64  # frames held at once while a whole video is decoded
 
 
 class VideoInfo(NamedTuple):
@@ -48,8 +44,7 @@ def probe(data: bytes) -> VideoInfo:
         raise ClipError("the file is empty")
     info = _probe_avi(data) if is_avi(data) else None
     if info is None:
-        _check_boxes(data)
-        info = _probe_decord(data)
+        info = _probe_other(data)
     if not (math.isfinite(info.fps) and info.fps > 0):
         raise ClipError(f"frame rate {info.fps}: must be a positive number")
     return info
@@ -82,6 +77,8 @@ def check_all_frames(data: bytes, info: VideoInfo) -> None:
     Errors:
         ClipError: a frame cannot be decoded, or frames differ in size.
     """
+    if info.format != FAST_FORMAT:
+        decord_reader.check_not_concealed(data)
     for piece in _pieces(data, info.format, np.arange(info.num_frames), info.num_frames, "auto"):
         if piece.shape[1:] != (info.height, info.width):
             raise ClipError(f"frames of {piece.shape[1:]} pixels in a video of {(info.height, info.width)}")
@@ -91,7 +88,7 @@ def _pieces(data: bytes, format: str, wanted: npt.NDArray[np.int64], num_frames:
     """The wanted frames (sorted, distinct), in order, as one or more arrays [n, H, W]."""
     if format == FAST_FORMAT and decoder == "auto":
         return _mjpeg_pieces(data, wanted, num_frames)
-    return _decord_pieces(data, wanted, num_frames)
+    return decord_reader.grey_pieces(data, wanted, num_frames)
 
 
 def _probe_avi(data: bytes) -> VideoInfo | None:
@@ -103,6 +100,12 @@ def _probe_avi(data: bytes) -> VideoInfo | None:
     if 2 * height == avi.height:
         return None
     return VideoInfo(FAST_FORMAT, len(avi.frames), avi.fps, height, width)
+
+
+def _probe_other(data: bytes) -> VideoInfo:
+    reader = decord_reader.open_video(data)
+    height, width = decord_reader.read_span(reader, range(1)).shape[1:3]
+    return VideoInfo(decord_reader.container(data), len(reader), float(reader.get_avg_fps()), height, width)
 
 
 def _jpeg_size(data: bytes, avi: Avi, index: int) -> tuple[int, int]:
@@ -135,92 +138,3 @@ def _mjpeg_pieces(data: bytes, wanted: npt.NDArray[np.int64], num_frames: int) -
             if frame.shape[:2] != (height, width):
                 raise ClipError(f"frame {index} is {frame.shape[:2]} pixels, the first one {(height, width)}")
         yield piece[..., 0]
-
-
-@lru_cache(maxsize=1)
-def _decord() -> Any:
-    import decord  # brings its own ffmpeg: only loaded when a file needs it
-
-    decord.logging.set_level(decord.logging.QUIET)
-    return decord
-
-
-def _open_decord(data: bytes) -> Any:
-    _check_container(data)
-    decord = _decord()
-    try:
-        return decord.VideoReader(io.BytesIO(data), ctx=decord.cpu(0), num_threads=1)
-    except (RuntimeError, AssertionError, ValueError, IndexError, UnicodeDecodeError) as error:
-        raise ClipError(f"not a readable video: {_first_line(error)}") from error
-
-
-def _check_container(data: bytes) -> None:
-    """Refuse what is no video before decord sees it: it would write the bytes themselves to stderr."""
-    try:
-        with av.open(io.BytesIO(data)) as container:
-            if not container.streams.video:
-                raise ClipError("the file has no video stream")
-    except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise ClipError(f"not a readable video: {_first_line(error)}") from error
-
-
-def _decord_batch(reader: Any, indices: range) -> Frames:
-    try:
-        return np.asarray(reader.get_batch(list(indices)).asnumpy(), np.uint8)
-    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        raise ClipError(f"frames {indices[0]} to {indices[-1]}: {_first_line(error)}") from error
-
-
-def _probe_decord(data: bytes) -> VideoInfo:
-    reader = _open_decord(data)
-    height, width = _decord_batch(reader, range(1)).shape[1:3]
-    return VideoInfo(_container(data), len(reader), float(reader.get_avg_fps()), height, width)
-
-
-def _decord_pieces(data: bytes, wanted: npt.NDArray[np.int64], num_frames: int) -> Iterator[Frames]:
-    reader = _open_decord(data)
-    if len(reader) != num_frames:
-        raise ClipError(f"the video has {len(reader)} frames, {num_frames} expected")
-    # contiguous spans need no seek between them; jumping by the stride would seek for every frame
-    for start in range(int(wanted[0]), int(wanted[-1]) + 1, _PIECE):
-        stop = min(start + _PIECE, int(wanted[-1]) + 1)
-        span = _decord_batch(reader, range(start, stop))
-        kept = wanted[(wanted >= start) & (wanted < stop)] - start
-        if len(kept):
-            yield _luma(span[kept])
-
-
-def _luma(rgb: Frames) -> Frames:
-    """[n, H, W, 3] -> [n, H, W]."""
-    # decord's colour conversion cuts off where it should round, half a level on average where there is any chroma
-    # (encoders often leave 1 of 255 in grey video); exact grey values stay what they are
-    return np.asarray(np.rint(rgb.astype(np.float32) @ _LUMA + np.float32(0.49)).clip(0, 255), np.uint8)
-
-
-def _container(data: bytes) -> str:
-    if is_avi(data):
-        return "avi"
-    if data[4:8] == b"ftyp":
-        return "mp4"
-    return "mkv" if data[:4] == b"\x1a\x45\xdf\xa3" else "video"
-
-
-def _check_boxes(data: bytes) -> None:
-    """Refuse an MP4 that is shorter than its outermost boxes say; decoders take what is left without a word."""
-    if data[4:8] != b"ftyp":
-        return
-    start = 0
-    while start + 8 <= len(data):
-        size = int.from_bytes(data[start : start + 4], "big")
-        if size == 1 and start + 16 <= len(data):
-            size = struct.unpack_from(">Q", data, start + 8)[0]
-        if size == 0:  # up to the end of the file
-            return
-        if size < 8 or start + size > len(data):
-            raise ClipError(f"truncated or damaged MP4: box of {size} bytes at byte {start} of {len(data)}")
-        start += size
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,121 @@
+"""decord, tamed: strict, quiet, one thread, contiguous spans only. Every failure is ClipError."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from discovr_ray.data.avi import is_avi
+from discovr_ray.errors import ClipError
+
+Frames = npt.NDArray[np.uint8]
+
+SPAN = 64  # frames held at once, in colour, while a video is decoded
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, which JPEG uses as well
+
+
+def container(data: bytes) -> str:
+    """Kind of file by its first bytes."""
+    if is_avi(data):
+        return "avi"
+    if data[4:8] == b"ftyp":
+        return "mp4"
+    return "mkv" if data[:4] == b"\x1a\x45\xdf\xa3" else "video"
+
+
+def open_video(data: bytes) -> Any:
+    """A decord VideoReader; `len()` counts the packets of the file."""
+    _check_boxes(data)
+    _check_readable(data)
+    decord = _decord()
+    try:
+        # without fault_tol=0 a frame that cannot be decoded is silently replaced by the one before
+        return decord.VideoReader(io.BytesIO(data), ctx=decord.cpu(0), num_threads=1, fault_tol=0)
+    except (decord.DECORDError, RuntimeError, AssertionError, ValueError) as error:
+        raise ClipError(f"not a readable video: {_first_line(error)}") from error
+
+
+def read_span(reader: Any, span: range) -> Frames:
+    """Consecutive frames, RGB [n, H, W, 3]."""
+    try:
+        return np.asarray(reader.get_batch(list(span)).asnumpy(), np.uint8)
+    except (_decord().DECORDError, RuntimeError, AssertionError, ValueError, IndexError) as error:
+        raise ClipError(f"frames {span[0]} to {span[-1]} are damaged: {_first_line(error)}") from error
+
+
+def grey_pieces(data: bytes, wanted: npt.NDArray[np.int64], num_frames: int) -> Iterator[Frames]:
+    """The wanted frames (sorted, distinct) in order, as arrays [n, H, W]."""
+    reader = open_video(data)
+    if len(reader) != num_frames:
+        raise ClipError(f"the video has {len(reader)} frames, {num_frames} expected")
+    # contiguous spans need no seek between them; jumping by the stride would seek for every frame
+    for start in range(int(wanted[0]), int(wanted[-1]) + 1, SPAN):
+        stop = min(start + SPAN, int(wanted[-1]) + 1)
+        frames = read_span(reader, range(start, stop))
+        kept = wanted[(wanted >= start) & (wanted < stop)] - start
+        if len(kept):
+            yield _grey(frames[kept])
+
+
+def check_not_concealed(data: bytes) -> None:
+    """Refuse frames that ffmpeg had to repair: it hides damage by copying from the frames around."""
+    try:
+        with av.open(io.BytesIO(data), "r") as file:
+            for number, frame in enumerate(file.decode(video=0)):
+                if frame.is_corrupt:
+                    raise ClipError(f"frame {number} is damaged")
+    except (av.error.FFmpegError, ValueError) as error:
+        raise ClipError(f"damaged video: {_first_line(error)}") from error
+
+
+@lru_cache(maxsize=1)
+def _decord() -> Any:
+    import decord  # brings its own ffmpeg: only loaded when a file needs it
+
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord
+
+
+def _grey(rgb: Frames) -> Frames:
+    """[n, H, W, 3] -> [n, H, W]."""
+    # decord's colour conversion cuts off where it should round, half a level on average where there is any chroma
+    # (encoders often leave 1 of 255 in grey video); exact grey values stay what they are
+    return np.asarray(np.rint(rgb.astype(np.float32) @ _LUMA + np.float32(0.49)).clip(0, 255), np.uint8)
+
+
+def _check_readable(data: bytes) -> None:
+    """Refuse what is no video before decord sees it: it would write the bytes themselves to stderr."""
+    try:
+        with av.open(io.BytesIO(data), "r") as file:
+            if not file.streams.video:
+                raise ClipError("the file has no video stream")
+    except (av.error.FFmpegError, ValueError) as error:
+        raise ClipError(f"not a readable video: {_first_line(error)}") from error
+
+
+def _check_boxes(data: bytes) -> None:
+    """Refuse an MP4 that is shorter than its outermost boxes say; decoders take what is left without a word."""
+    if data[4:8] != b"ftyp":
+        return
+    start = 0
+    while start + 8 <= len(data):
+        size = int.from_bytes(data[start : start + 4], "big")
+        if size == 1 and start + 16 <= len(data):
+            size = struct.unpack_from(">Q", data, start + 8)[0]
+        if size == 0:  # up to the end of the file
+            return
+        if size < 8 or start + size > len(data):
+            raise ClipError(f"truncated or damaged MP4: box of {size} bytes at byte {start} of {len(data)}")
+        start += size
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
