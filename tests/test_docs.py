@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -49,6 +50,15 @@ def missing_tests(text: str) -> list[str]:
     return [f"{path}::{name}" for path, name in named if f"def {name}(" not in (ROOT / path).read_text()]
 
 
+def module_from(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @every_page
 def test_links_lead_somewhere(page: Path) -> None:
     assert missing_links(page) == []
@@ -78,6 +88,33 @@ def test_pretraining_commands_have_a_valid_configuration(page: Path) -> None:
             config = words[words.index("--config") + 1]
             overrides = [word for word in words if "=" in word]
             load_config("demo" if config == "my_run.yaml" else config, overrides)
+
+
+@every_page
+def test_ingest_commands_are_understood(page: Path) -> None:
+    parse = module_from(ROOT / "jobs/ingest.py").parse_arguments
+    for line in commands(page.read_text()):
+        words = shlex.split(line.partition("jobs/ingest.py")[2], comments=True)
+        if words:
+            assert parse(words).output
+
+
+def test_the_readmes_dry_run_runs(tmp_path: Path) -> None:
+    (line,) = [
+        line for line in commands((ROOT / "README.md").read_text()) if "--config paper_vit_base --dry-run" in line
+    ]
+    words = [sys.executable, *shlex.split(line)[1:], f"run.storage_path={tmp_path}"]
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "202.8 M trained" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.py")), ids=lambda path: path.stem)
+def test_every_job_explains_itself(job: Path) -> None:
+    result = subprocess.run([sys.executable, str(job), "--help"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "usage:" in result.stdout
 
 
 @every_page
@@ -119,12 +156,7 @@ def test_planted_mistakes_are_found(tmp_path: Path) -> None:
 
 
 def table_maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_config_table", ROOT / "docs/make_config_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_from(ROOT / "docs/make_config_table.py")
 
 
 def test_the_configuration_table_is_up_to_date() -> None:
