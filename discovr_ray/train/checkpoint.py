@@ -34,7 +34,6 @@ class TrainState:
 
     step: int  # optimiser steps done
     samples_seen: int  # clips
-    num_clips: int  # that the run draws from; another number is another order of clips
     num_clips: int  # of the manifest, after the filters; another number is another order
     world_size: int
     zero_stage: int

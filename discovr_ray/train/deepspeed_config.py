@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from discovr_ray.config import Config, OptimConfig
+from discovr_ray.model.discovr import Student
 
 BUCKET_ELEMENTS = 50_000_000  # of one collective; DeepSpeed's default of 5e8 would cost 2 GB of fp32 buffer
+PERSISTENT_ELEMENTS = 100_000  # at stage 3, parameters up to this size stay whole on every rank
 
 
 def deepspeed_config(config: Config, world_size: int) -> dict[str, Any]:
@@ -27,6 +27,7 @@ def deepspeed_config(config: Config, world_size: int) -> dict[str, Any]:
             "stage": engine.zero_stage,
             "reduce_bucket_size": BUCKET_ELEMENTS,
             "allgather_bucket_size": BUCKET_ELEMENTS,
+            "stage3_param_persistence_threshold": PERSISTENT_ELEMENTS,
             "memory_efficient_linear": False,  # it replaces torch.nn.functional.linear for the whole process
         },
         "torch_autocast": {
@@ -53,16 +54,11 @@ def accumulation(config: Config, world_size: int) -> int:
     return config.engine.global_batch // (world_size * config.engine.micro_batch)
 
 
-def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
+def parameter_groups(student: Student, optim: OptimConfig) -> list[dict[str, Any]]:
     """Two AdamW groups: with weight decay, and without (biases, norms, tokens, prototypes)."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for name, p in named if decays(name, p)], "weight_decay": optim.weight_decay},
-        {"params": [p for name, p in named if not decays(name, p)], "weight_decay": 0.0},
+    exempt = student.no_weight_decay()
+    named = [(name, parameter) for name, parameter in student.named_parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for name, p in named if name not in exempt], "weight_decay": optim.weight_decay},
+        {"params": [p for name, p in named if name in exempt], "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]]
-
-
-def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay reaches a parameter."""
-    return parameter.ndim >= 2 and not name.endswith("_token") and "prototypes" not in name.split(".")

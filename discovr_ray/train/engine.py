@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,7 @@ from torch import nn
 
 from discovr_ray.config import Config
 from discovr_ray.errors import CheckpointError, NonFiniteError
+from discovr_ray.model.discovr import Student, StudentOutput, Teacher, TeacherOutput
 from discovr_ray.train import ema, ranks
 from discovr_ray.train.checkpoint import LocalCheckpoint
 from discovr_ray.train.deepspeed_config import accumulation, deepspeed_config, parameter_groups, teacher_config
@@ -34,7 +35,7 @@ class Engine:
     """One student with its optimiser, and its teachers. Every method is called by all ranks."""
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, config: Config, world_size: int, device: torch.device
+        self, student: Student, teacher: Teacher, config: Config, world_size: int, device: torch.device
     ) -> None:
         """Take over both modules; the teacher becomes a copy of the student's parameters of the same names.
 
@@ -73,20 +74,20 @@ class Engine:
         else:
             teacher.to(device)
         ema.copy(self._local_pairs())
-        for buffer in teacher.buffers():
+        for buffer in _buffers(teacher).values():
             dist.broadcast(buffer, 0)
 
-    def forward_student(self, *inputs: Any) -> Any:
-        """The student's output, in its own type."""
-        return self._engine(*inputs)
+    def forward_student(self, *inputs: torch.Tensor) -> StudentOutput:
+        """`Student.forward`, at the run's precision."""
+        return cast(StudentOutput, self._engine(*inputs))
 
     @torch.no_grad()
-    def forward_teacher(self, *inputs: Any) -> Any:
-        """The teachers' output, without a graph."""
+    def forward_teacher(self, clips: torch.Tensor) -> TeacherOutput:
+        """`Teacher.forward`, at the run's precision and without a graph."""
         if self._teacher_engine is not None:
-            return self._teacher_engine(*inputs)
+            return cast(TeacherOutput, self._teacher_engine(clips))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            return self.teacher(*inputs)
+            return cast(TeacherOutput, self.teacher(clips))
 
     def backward(self, loss: torch.Tensor) -> None:
         """Gradient of one accumulation pass. DeepSpeed averages the passes and the ranks of a step."""
@@ -106,15 +107,14 @@ class Engine:
         self._passes_done = 0
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        norm = self._whole_gradient_norm() if self._stage == 0 else 0.0
-        if math.isfinite(norm):
+        number = self._engine.global_steps
+        norm = self._whole_gradient_norm() if self._stage == 0 else None
+        if norm is None or math.isfinite(norm):
             self._engine.step()
-        if self._stage > 0:
-            norm = float(self._engine.get_global_grad_norm())  # stages 1 to 3 skip the update when it is not finite
+        if norm is None:  # stages 1 to 3 compute it on the way, and skip the update when it is not finite
+            norm = float(self._engine.get_global_grad_norm())
         if not math.isfinite(norm):
-            raise NonFiniteError(
-                f"step {self._engine.global_steps}: the gradient's norm is {norm}; nothing was updated"
-            )
+            raise NonFiniteError(f"step {number}: the gradient's norm is {norm}; the weights were not updated")
         return norm
 
     def update_teacher(self, momentum: float) -> None:
@@ -149,8 +149,7 @@ class Engine:
 
     def needs(self, name: str) -> bool:
         """Whether this rank loads the checkpoint file of this name."""
-        own = f"zero_pp_rank_{ranks.rank()}_"
-        return name in ("mp_rank_00_model_states.pt", self._teacher_file()) or name.startswith(own)
+        return name in self._own_files()
 
     def load(self, checkpoint: LocalCheckpoint) -> None:
         """Take the state of a checkpoint whose files were verified; afterwards training goes on bit for bit.
@@ -164,10 +163,10 @@ class Engine:
             ("engine.zero_stage", state.zero_stage, self._stage),
         ):
             if then != now:
-                raise CheckpointError(
-                    f"{directory}: written with {what} = {then}, this run has {now}; set it to {then}"
-                )
-        self._files.failure = None
+                raise CheckpointError(f"{directory}: written with {what} = {then}, but this run has {now}")
+        missing = [name for name in self._own_files() if not (directory / name).is_file()]
+        self._files.failure = f"no file {missing[0]}" if missing else None
+        self._agree_or_raise("load", directory)
         self._files.attempt(lambda: self._load_files(directory))
         self._agree_or_raise("load", directory)
 
@@ -185,11 +184,19 @@ class Engine:
 
     def _local(self, parameter: nn.Parameter) -> torch.Tensor:
         # ds_tensor: this rank's partition, flat; both modules are partitioned by the same rule
-        return parameter.ds_tensor.data if self._stage == 3 else parameter.data
+        tensor: torch.Tensor = cast(Any, parameter).ds_tensor if self._stage == 3 else parameter
+        return tensor.data
 
     def _own_teacher_tensors(self) -> dict[str, torch.Tensor]:
         parameters = {name: self._local(parameter) for name, parameter in self.teacher.named_parameters()}
-        return {**parameters, **dict(self.teacher.named_buffers())}
+        return {**parameters, **_buffers(self.teacher)}
+
+    def _own_files(self) -> tuple[str, ...]:
+        """Names that this rank loads: DeepSpeed's, and the teachers."""
+        shard = f"zero_pp_rank_{ranks.rank()}"
+        weights = f"{shard}_mp_rank_00_model_states.pt" if self._stage == 3 else "mp_rank_00_model_states.pt"
+        moments = (f"{shard}_mp_rank_00_optim_states.pt",) if self._stage > 0 else ()
+        return (self._teacher_file(), weights, *moments)
 
     def _teacher_file(self) -> str:
         return f"zero_pp_rank_{ranks.rank()}_teacher.safetensors" if self._stage == 3 else "teacher.safetensors"
@@ -201,7 +208,7 @@ class Engine:
                 if ranks.rank() == 0:
                     state[name] = parameter.detach().to("cpu", copy=True)
         if ranks.rank() == 0:
-            state |= {name: buffer.detach().to("cpu", copy=True) for name, buffer in module.named_buffers()}
+            state |= {name: buffer.detach().to("cpu", copy=True) for name, buffer in _buffers(module).items()}
         return state
 
     def _whole_gradient_norm(self) -> float:
@@ -215,6 +222,12 @@ class Engine:
         free = shutil.disk_usage(directory).free if directory.exists() else 0
         reason = f"{failure} ({free / 2**20:.0f} MiB free on that disk)" if failure else "another rank failed"
         raise CheckpointError(f"{directory}: rank {ranks.rank()} cannot {action} the checkpoint: {reason}")
+
+
+def _buffers(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Buffers that belong to the state, such as centres; fixed positions do not."""
+    saved = module.state_dict().keys()
+    return {name: buffer for name, buffer in module.named_buffers() if name in saved}
 
 
 class _Files:
@@ -265,7 +278,7 @@ def _prepare_process(world_size: int, device: torch.device) -> Any:
         if world_size != 1:
             raise RuntimeError(f"{world_size} workers but no process group; Ray Train or the caller must make one")
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=cast(Any, dist).HashStore(), rank=0, world_size=1)
     os.environ.setdefault("DS_ACCELERATOR", device.type)  # read when deepspeed is imported
     os.environ.setdefault("LOCAL_RANK", "0")
     import deepspeed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import resource
@@ -234,10 +235,8 @@ def open_planted_pickle(rank: int, base: Path) -> dict[str, Any]:
     restored = checkpoint.restore(str(base / "run"), base / "local", engine.needs)
     opened_by_restore = (base / "opened").exists()
     shard.write_bytes(shard.read_bytes().rstrip(b"\0") + b"\0\0")
-    try:
+    with contextlib.suppress(CheckpointError, AttributeError, TypeError):
         engine.load(LocalCheckpoint(folder, state_of(config, 1)))
-    except (CheckpointError, AttributeError, TypeError):
-        pass
     return {
         "whole": whole,
         "restored": restored,
