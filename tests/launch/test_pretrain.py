@@ -1,0 +1,214 @@
+"""The whole job on real clips, real Ray and real DeepSpeed shards."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from pretrain_runs import Job, complete_steps, encoder_bytes, overrides, tiny_run
+
+from discovr_ray import load_encoder
+from discovr_ray.data import storage
+from discovr_ray.errors import ConfigError, RunExistsError, StorageError, TooManyBadClipsError
+from discovr_ray.launch.trainer import RunSummary, pretrain
+from discovr_ray.train.run_log import read_records
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def finished(echo_manifest: str, tmp_path_factory: pytest.TempPathFactory) -> RunSummary:
+    """An undisturbed run that others are compared with."""
+    return pretrain(tiny_run(echo_manifest, tmp_path_factory.mktemp("runs")))
+
+
+def folder(summary: RunSummary) -> Path:
+    return Path(summary.run_uri)
+
+
+def test_a_run_leaves_everything_it_promises(finished: RunSummary) -> None:
+    assert (finished.steps, finished.total_steps, finished.stopped_by) == (8, 8, None)
+    run = folder(finished)
+    records = read_records(str(run), "metrics.jsonl")
+    assert [record["step"] for record in records] == list(range(1, 9))
+    assert all(np.isfinite(record["loss"]) for record in records)
+    assert complete_steps(run) == [8, 6]  # keep: 2
+    assert {path.name for path in run.iterdir()} >= {"config.yaml", "tensorboard", "report.html", "encoder.json"}
+    samples = np.load(run / "step_00000008" / "samples.npz")
+    assert samples["frames"].shape[1:] == (4, 32, 32)
+    assert samples["attention"].shape == samples["prototypes"].shape == (len(samples["frames"]), 2, 2, 2)
+
+
+def test_the_encoder_works_alone(finished: RunSummary) -> None:
+    encoder = load_encoder(finished.encoder_uri)
+    tokens = encoder(torch.zeros(3, 4, 32, 32, dtype=torch.uint8))
+    assert tokens.cls.shape == (3, 24)
+    assert tokens.patches.shape == (3, 8, 24)
+
+
+def test_a_taken_name_is_refused(finished: RunSummary, echo_manifest: str) -> None:
+    with pytest.raises(RunExistsError, match=r"run\.resume=true"):
+        pretrain(tiny_run(echo_manifest, folder(finished).parent))
+
+
+def test_resuming_a_finished_run_changes_nothing(finished: RunSummary, echo_manifest: str) -> None:
+    before = encoder_bytes(folder(finished))
+    again = pretrain(tiny_run(echo_manifest, folder(finished).parent, run__resume=True))
+    assert again.steps == 8
+    assert encoder_bytes(folder(finished)) == before
+
+
+def test_another_model_cannot_continue_a_run(finished: RunSummary, echo_manifest: str) -> None:
+    changed = {"run__resume": True, "model__num_prototypes": 21, "run__seed": 5}
+    with pytest.raises(ConfigError) as caught:
+        pretrain(tiny_run(echo_manifest, folder(finished).parent, **changed))
+    assert [problem.split(" ")[0] for problem in caught.value.problems] == ["model.num_prototypes", "run.seed"]
+
+
+def test_a_damaged_newest_checkpoint_is_skipped(finished: RunSummary, echo_manifest: str, tmp_path: Path) -> None:
+    copy = tmp_path / "demo"
+    shutil.copytree(folder(finished), copy)
+    shard = next((copy / "step_00000008").glob("zero_pp_rank_1*"))
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    again = pretrain(tiny_run(echo_manifest, tmp_path, run__resume=True))
+    assert again.steps == 8
+    assert encoder_bytes(copy) == encoder_bytes(folder(finished))
+    assert complete_steps(copy) == [8, 6]
+
+
+@pytest.mark.chaos
+def test_kill_9_of_a_worker_and_exact_continuation(finished: RunSummary, echo_manifest: str, tmp_path: Path) -> None:
+    """Ray restarts the group from the newest complete checkpoint, in the same call."""
+    import threading
+
+    def kill_one_worker() -> None:
+        for _ in range(600):
+            if (tmp_path / "demo" / "step_00000004" / "checkpoint.json").exists():
+                break
+            threading.Event().wait(0.1)
+        workers = [p for p in psutil.process_iter(["cmdline"]) if "TrainWorker" in " ".join(p.info["cmdline"] or [])]
+        killed.extend(worker.pid for worker in workers[:1])
+        for worker in workers[:1]:
+            worker.kill()
+
+    killed: list[int] = []
+    thread = threading.Thread(target=kill_one_worker)
+    thread.start()
+    summary = pretrain(tiny_run(echo_manifest, tmp_path))
+    thread.join()
+    assert len(killed) == 1
+    assert summary.steps == 8
+    assert encoder_bytes(tmp_path / "demo") == encoder_bytes(folder(finished))
+    steps = [record["step"] for record in read_records(str(tmp_path / "demo"), "metrics.jsonl")]
+    assert steps == list(range(1, 9))
+
+
+@pytest.mark.chaos
+def test_kill_9_of_the_driver_and_exact_continuation(finished: RunSummary, echo_manifest: str, tmp_path: Path) -> None:
+    job = Job(overrides(echo_manifest, tmp_path), tmp_path / "first.log")
+    job.wait_for(lambda: (tmp_path / "demo" / "step_00000002" / "checkpoint.json").exists())
+    job.kill()
+    resumed = Job(overrides(echo_manifest, tmp_path, run__resume=True), tmp_path / "second.log")
+    assert resumed.wait() == 0, resumed.output()
+    assert "starting at step 0" not in resumed.output()
+    assert encoder_bytes(tmp_path / "demo") == encoder_bytes(folder(finished))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint(echo_manifest: str, tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C goes to the whole process group, as from a terminal."""
+    arguments = overrides(echo_manifest, tmp_path, checkpoint__every_steps=1000, schedule__epochs=500)
+    job = Job(arguments, tmp_path / "job.log")
+    job.wait_for(lambda: len(read_records(str(tmp_path / "demo"), "metrics.jsonl")) >= 3)
+    job.send(number)
+    assert job.wait() == 128 + number, job.output()
+    (step,) = complete_steps(tmp_path / "demo")
+    assert step >= 3
+    assert "run.resume=true" in job.output()
+
+
+def damage(manifest: str, folder: Path) -> tuple[str, dict[str, str]]:
+    """A copy of the data set with every kind of bad clip, and what each one's reason must say."""
+    import pyarrow as pa
+
+    from discovr_ray.data.manifest import read_manifest, write_manifest
+
+    table = read_manifest(manifest)
+    rows = table.to_pylist()
+    clips = folder / "clips"
+    clips.mkdir(parents=True)
+    for row in rows:
+        copy = clips / Path(row["uri"]).name
+        shutil.copy(row["uri"], copy)
+        row["uri"] = str(copy)
+    train = [row for row in rows if row["split"] == "TRAIN"]
+    paths = [Path(row["uri"]) for row in train]
+    paths[0].unlink()
+    paths[1].write_bytes(b"")
+    paths[2].write_bytes(paths[2].read_bytes()[:5000])
+    flipped = bytearray(paths[3].read_bytes())
+    flipped[len(flipped) // 2] ^= 0xFF
+    paths[3].write_bytes(flipped)
+    shutil.copy(paths[10], paths[4])  # swapped for another video
+    expected = dict(
+        zip(
+            (row["clip_id"] for row in train),
+            ("no such file", "bytes", "bytes", "SHA-256", "bytes"),
+            strict=False,
+        )
+    )
+    write_manifest(pa.Table.from_pylist(rows, table.schema), str(folder / "manifest.parquet"))
+    return str(folder / "manifest.parquet"), expected
+
+
+def test_bad_clips_are_left_out_and_recorded(echo_manifest: str, tmp_path: Path) -> None:
+    manifest, expected = damage(echo_manifest, tmp_path)
+    summary = pretrain(tiny_run(manifest, tmp_path / "runs", data__max_bad_fraction=0.5))
+    assert summary.steps == 8
+    found = {record["clip_id"]: record["reason"] for record in read_records(summary.run_uri, "quarantine.jsonl")}
+    assert found.keys() <= expected.keys()
+    assert len(found) >= 4  # the last partial batch of an epoch may hide one
+    for clip_id, reason in found.items():
+        assert expected[clip_id].lower() in reason.lower(), (clip_id, reason)
+    assert read_records(summary.run_uri, "metrics.jsonl")[-1]["bad_clips"] == len(found)
+
+
+def test_too_many_bad_clips_stop_the_run(echo_manifest: str, tmp_path: Path) -> None:
+    manifest, _ = damage(echo_manifest, tmp_path)
+    with pytest.raises(TooManyBadClipsError, match=r"data\.max_bad_fraction = 0\.06 of 18 clips allows 1"):
+        pretrain(tiny_run(manifest, tmp_path / "runs", data__max_bad_fraction=0.06))
+    assert len(read_records(str(tmp_path / "runs" / "demo"), "quarantine.jsonl")) >= 2
+
+
+@pytest.mark.s3
+def test_a_run_on_object_storage(s3_server: str, echo_manifest: str, finished: RunSummary) -> None:
+    uri = storage.join(s3_server, "pretrain")
+    summary = pretrain(tiny_run(echo_manifest, uri))
+    assert summary.run_uri.startswith("s3://")
+    assert storage.read_bytes(summary.encoder_uri) == encoder_bytes(folder(finished))
+    assert [record["step"] for record in read_records(summary.run_uri, "metrics.jsonl")] == list(range(1, 9))
+
+
+def test_an_unwritable_storage_path_is_refused_at_once(echo_manifest: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StorageError, match="file/runs"):
+        pretrain(tiny_run(echo_manifest, tmp_path / "file" / "runs"))
+
+
+def test_more_cpus_than_the_cluster_has_are_refused(echo_manifest: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="wait for ever"):
+        pretrain(tiny_run(echo_manifest, tmp_path, run__cpus_per_worker=2))
+    assert not os.listdir(tmp_path)
+
+
+def test_the_config_is_stored_with_every_checkpoint(finished: RunSummary) -> None:
+    stored = json.loads((folder(finished) / "step_00000008" / "checkpoint.json").read_text())
+    assert stored["config"]["model"]["num_prototypes"] == 20

@@ -1,0 +1,91 @@
+"""`ray job submit -- python jobs/pretrain.py` on a real head node with its job server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pretrain_runs import ROOT, complete_steps, overrides
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def job_server() -> Iterator[dict[str, str]]:
+    """A head node of its own, ended by its pid; yields the environment of a client."""
+    temporary = tempfile.mkdtemp(prefix="dr", dir="/tmp")  # short: Ray puts sockets below it
+    dashboard_port = free_port()
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"
+    command = [
+        str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=3", f"--port={free_port()}",
+        "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
+        f"--ray-client-server-port={free_port()}", "--object-store-memory=500000000", "--disable-usage-stats",
+        f"--temp-dir={temporary}",
+    ]  # fmt: skip
+    head = subprocess.Popen(
+        command, env=environment, cwd=temporary, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    address = f"http://127.0.0.1:{dashboard_port}"
+    try:
+        wait_until_up(f"{address}/api/version", head)
+        yield {**environment, "RAY_API_SERVER_ADDRESS": address}
+    finally:
+        head.terminate()
+        try:
+            head.wait(30)
+        except subprocess.TimeoutExpired:
+            head.kill()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def wait_until_up(url: str, head: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        assert head.poll() is None, "ray start ended"
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise AssertionError(f"{url} does not answer")
+
+
+def submit(environment: dict[str, str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    command = ["ray", "job", "submit", "--working-dir", str(ROOT), "--", "python", "jobs/pretrain.py", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+
+
+def test_a_submitted_run_trains_and_leaves_its_encoder(
+    job_server: dict[str, str], echo_manifest: str, tmp_path: Path
+) -> None:
+    done = submit(job_server, overrides(echo_manifest, tmp_path, schedule__max_steps=4))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert complete_steps(tmp_path / "demo") == [4, 2]
+    assert (tmp_path / "demo" / "encoder.safetensors").exists()
+    assert "step 4/4" in done.stdout
+
+
+def test_a_refused_config_fails_the_job(job_server: dict[str, str], echo_manifest: str, tmp_path: Path) -> None:
+    done = submit(job_server, overrides(echo_manifest, tmp_path, engine__global_batch=7))
+    assert done.returncode != 0
+    assert "engine.global_batch = 7" in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
