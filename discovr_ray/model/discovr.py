@@ -129,7 +129,8 @@ def tubelet_features(patches: Tensor, tubelet_size: int) -> Tensor:
     patches = patches.float()
     deviation, mean = torch.std_mean(patches, dim=2, keepdim=True)
     standardised = (patches - mean) / (deviation + 1e-6)
-    return standardised.unflatten(1, (-1, tubelet_size)).mean(dim=2).flatten(1, 2)
+    mean_frame: Tensor = standardised.unflatten(1, (-1, tubelet_size)).mean(dim=2)
+    return mean_frame.flatten(1, 2)
 
 
 @torch.no_grad()

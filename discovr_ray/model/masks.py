@@ -21,7 +21,8 @@ def _signed(word: int) -> int:
 
 def _shift_right(state: Tensor, bits: int) -> Tensor:
     """Logical shift; torch's own copies the sign bit."""
-    return (state >> bits) & (2 ** (64 - bits) - 1)
+    shifted: Tensor = (state >> bits) & (2 ** (64 - bits) - 1)
+    return shifted
 
 
 def mix(state: Tensor) -> Tensor:

@@ -149,7 +149,8 @@ class Attention(nn.Module):
         """Attention of the first token to the others, mean over heads: [B, N, D] -> [B, N - 1], fp32."""
         q, k, _ = self._project(x)
         scores = (q[:, :, :1].float() @ k.float().transpose(-1, -2)) * q.shape[-1] ** -0.5
-        return scores.softmax(dim=-1)[:, :, 0, 1:].mean(dim=1)
+        weights: Tensor = scores.softmax(dim=-1)[:, :, 0, 1:].mean(dim=1)
+        return weights
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """[B, N, D] -> queries, keys and values, each [B, heads, N, D / heads]."""
@@ -225,8 +226,8 @@ class Encoder(nn.Module):
         add up to 1.
         """
         last = cast(Block, self.blocks[-1])
-        x = run_blocks(cast(nn.ModuleList, self.blocks[:-1]), self._embed(clips, None), False)
-        return cast(Attention, last.attn).cls_weights(last.norm1(x))
+        x = run_blocks(self.blocks[:-1], self._embed(clips, None), False)
+        return last.attn.cls_weights(last.norm1(x))
 
     def _embed(self, clips: Tensor, visible: Tensor | None) -> Tensor:
         """Patches, positions and the CLS token (its position is zero): [V * B, 1 + n, D]."""

@@ -41,4 +41,5 @@ def scd_loss(
 def _cross_entropy(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
     """[B, N]: H(codes, softmax(scores / temperature)); the codes' rows add up to 1."""
     logits = scores.float() / temperature
-    return logits.logsumexp(dim=-1) - torch.linalg.vecdot(codes, logits)
+    expected: Tensor = torch.linalg.vecdot(codes, logits)
+    return logits.logsumexp(dim=-1) - expected
