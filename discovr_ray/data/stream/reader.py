@@ -71,7 +71,8 @@ class Reader:
 
     def close(self) -> None:
         self._stop.set()
-        self._feeder.finish.remote(self._rank)
+        if ray.is_initialized():  # an iterator that is collected late must not start a new Ray
+            self._feeder.finish.remote(self._rank)
         # the thread may be waiting for a rank that still reads; that rank's own close frees it
         self._thread.join(timeout=1.0)
 
