@@ -11,7 +11,6 @@ Exit codes: 0 done, 1 failed, 2 refused before it started, 130 or 143 stopped by
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also runs whe
 
 from discovr_ray.config import Config, load_config, preset_names
 from discovr_ray.errors import ConfigError, DiscovrError, ManifestError, RunExistsError, StorageError
+from discovr_ray.launch.logs import show_progress
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -33,7 +33,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    show_progress()
     try:
         config = load_config(arguments.config, arguments.overrides)
         return dry_run(config) if arguments.dry_run else run(config)
@@ -43,6 +43,9 @@ def main() -> int:
     except DiscovrError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("ended at once by a second signal; the newest complete checkpoint stays", file=sys.stderr)
+        return 130
 
 
 def dry_run(config: Config) -> int:

@@ -14,7 +14,14 @@ from discovr_ray.config import Config, RunPlan, derive_plan
 from discovr_ray.data import storage
 from discovr_ray.errors import DiscovrError
 from discovr_ray.launch.embedded import embedded_manifest
-from discovr_ray.launch.preflight import absolute_paths, check_cluster, claim_run_folder, load_clips, run_uri
+from discovr_ray.launch.preflight import (
+    absolute_paths,
+    check_cluster,
+    claim_run_folder,
+    config_text,
+    load_clips,
+    run_uri,
+)
 from discovr_ray.launch.stop import run_interruptible, start_stop_flag
 from discovr_ray.launch.worker import WorkerResult, WorkerTask, run_worker
 from discovr_ray.report.run_report import write_report
@@ -86,6 +93,8 @@ def pretrain(config: Config) -> RunSummary:
 
 
 def log_plan(config: Config, plan: RunPlan) -> None:
+    """The resolved configuration, once, and what follows from it."""
+    logger.info("configuration:\n%s", config_text(config))
     logger.info(
         "run %s: %d clips, %d steps an epoch, %d steps in all, global batch %d = %d workers x %d clips x %d passes, "
         "ZeRO stage %d, %s",
@@ -105,7 +114,7 @@ def log_plan(config: Config, plan: RunPlan) -> None:
 def _trainer(config: Config, task: WorkerTask) -> TorchTrainer:
     run = config.run
     resources = {"CPU": run.cpus_per_worker} | ({"GPU": 1.0} if run.use_gpu else {})
-    env_vars = {} if run.use_gpu else {"DS_ACCELERATOR": "cpu"}
+    env_vars = storage.environment() | ({} if run.use_gpu else {"DS_ACCELERATOR": "cpu"})
     filesystem, path = storage.arrow_filesystem(run.storage_path)
     return TorchTrainer(
         run_worker_on_ray,

@@ -21,6 +21,7 @@ from discovr_ray.data import storage
 from discovr_ray.data.manifest import read_manifest, select_clips
 from discovr_ray.data.stream import ClipFailure, ClipStream, MicroBatch, open_stream
 from discovr_ray.errors import CheckpointError, NonFiniteError, TooManyBadClipsError
+from discovr_ray.launch.logs import show_progress
 from discovr_ray.model.discovr import Student, Teacher
 from discovr_ray.model.weights import export_encoder
 from discovr_ray.report.samples import write_samples
@@ -182,9 +183,7 @@ def _device(config: Config) -> torch.device:
 
 
 def _set_up_process(config: Config) -> None:
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", force=True
-    )
+    show_progress()
     threads = config.run.threads_per_worker
     if not threads:
         threads = max(1, int(torch.get_num_threads() if config.run.use_gpu else config.run.cpus_per_worker))
