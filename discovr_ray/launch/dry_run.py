@@ -26,7 +26,7 @@ def describe_run(config: Config) -> str:
 
 def _num_clips(config: Config) -> int:
     if config.data.manifest != "synthetic":
-        return load_clips(config).num_rows
+        return int(load_clips(config).num_rows)
     if not config.data.split:
         return config.data.synthetic_clips
     return split_sizes(config.data.synthetic_clips).get(config.data.split, 0)

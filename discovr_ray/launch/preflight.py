@@ -90,9 +90,13 @@ def claim_run_folder(config: Config, num_clips: int) -> None:
             raise ConfigError(problems)
     # Ray's own list of checkpoints is bound to its exact version and to files that we may have pruned
     storage.remove_tree(storage.join(uri, "checkpoint_manager_snapshot.json"))
-    storage.write_bytes(
-        storage.join(uri, CONFIG_FILE), yaml.safe_dump(_plain(config.to_dict()), sort_keys=False).encode()
-    )
+    storage.write_bytes(storage.join(uri, CONFIG_FILE), config_text(config).encode())
+
+
+def config_text(config: Config) -> str:
+    """The resolved configuration as YAML; a run can be started from it."""
+    text: str = yaml.safe_dump(_plain(config.to_dict()), sort_keys=False, default_flow_style=None, width=110)
+    return text
 
 
 def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

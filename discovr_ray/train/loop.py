@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 
 from discovr_ray.config import Config, RunPlan
 from discovr_ray.errors import NonFiniteError
-from discovr_ray.model.discovr import Teacher
 from discovr_ray.schedules import step_values
 from discovr_ray.train.context import Context
 from discovr_ray.train.engine import Engine
@@ -40,7 +39,7 @@ def train(
         NonFiniteError: a loss term is NaN or infinite, on all ranks at the same step.
         TooManyBadClipsError: more clips failed than `data.max_bad_fraction` allows, on all ranks at the same step.
     """
-    teacher = cast(Teacher, engine.teacher)
+    teacher = engine.teacher
     metrics = Metrics(config, plan, teacher)
     step = saved_step = start_step
     for batches in _timed(context.steps(start_step), metrics):
