@@ -23,7 +23,7 @@ def scd_loss(
 
     Args:
         video_scores, image_scores: cosines [B, N, K].
-        video_scaling, image_scaling: log v [K] of each side, from `sinkhorn_scaling` over the global batch.
+        video_scaling, image_scaling: [K] of each side, from `sinkhorn_scaling` over the global batch.
         weights: [B], 0 for clips that take no part.
         total_weight: sum of the weights of all passes and processes.
 
