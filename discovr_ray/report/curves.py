@@ -154,7 +154,13 @@ def _limit(run: RunFiles, panel: Panel) -> tuple[float, str] | None:
 
 
 def _layout(panel: Panel, legend: bool) -> Figure:
-    axis = {"gridcolor": "#e8ecf0", "linecolor": "#c4ccd4", "zeroline": False, "automargin": True}
+    axis = {
+        "gridcolor": "#e8ecf0",
+        "linecolor": "#c4ccd4",
+        "zeroline": False,
+        "automargin": True,
+        "exponentformat": "power",
+    }
     return {
         "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
         "height": 240,

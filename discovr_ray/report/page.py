@@ -75,7 +75,7 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
     window = f"{data['num_frames']} x {data['image_size']}²" if {"num_frames", "image_size"} <= data.keys() else ""
     return [
         ("Loss", shown("loss", ".3f")),
-        ("Spread of features", shown("feature_std", ".3f")),
+        ("Feature spread", shown("feature_std", ".3f")),
         ("RankMe", shown("rank_me", ".1f")),
         ("Prototypes in use", shown("prototype_perplexity", ".1f")),
         ("Epochs", shown("epoch", ".1f")),
@@ -128,7 +128,8 @@ def _clips(run: RunFiles, clips: list[ClipPicture]) -> str:
         "token looks; look for walls, valves and cavity rather than the rim of the sector. Prototypes: patches of one "
         "colour belong to one semantic cluster; look for colours that stay with a structure as it moves.</p>"
         f'<p class="note">Attention, low<span class="heat" style="background:linear-gradient(90deg,{heat})"></span>'
-        f'high, against the highest of the clip. Below each clip: prototype number and its share of the patches.</p><div class="clips">{cards}</div>'
+        f"high, against the highest of the clip. Below each clip: prototypes and their shares of its patches.</p>"
+        f'<div class="clips">{cards}</div>'
     )
 
 

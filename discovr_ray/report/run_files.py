@@ -137,9 +137,9 @@ def _total_steps(
     global_batch = config.get("engine", {}).get("global_batch")
     epochs, max_steps = (config.get("schedule", {}).get(name) for name in ("epochs", "max_steps"))
     if num_clips and global_batch:
-        steps_per_epoch = num_clips // global_batch
+        steps_per_epoch = num_clips // int(global_batch)
     elif metrics and metrics[-1].get("epoch"):
-        steps_per_epoch = int(round(metrics[-1]["step"] / metrics[-1]["epoch"]))
+        steps_per_epoch = round(float(metrics[-1]["step"]) / float(metrics[-1]["epoch"]))
     else:
         return None
     if not epochs:
