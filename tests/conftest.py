@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -41,3 +46,55 @@ def echo_manifest(ray_cluster: None, echo_folder: Path, tmp_path_factory: pytest
     folder = tmp_path_factory.mktemp("manifest")
     ingest([str(echo_folder)], str(folder))
     return str(folder / "manifest.parquet")
+
+
+class S3Server(NamedTuple):
+    uri: str  # an empty bucket, s3://...
+    folder: Path  # where the server keeps the bucket's objects, as files
+    environment: dict[str, str]  # set in this process; processes that are already running need it too
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server that checks signatures, on loopback; its AWS_* variables stay set for the session."""
+    root = tmp_path_factory.mktemp("s3")
+    (root / "bucket").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    rclone = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", str(root)]
+    process = subprocess.Popen(
+        [*rclone, "--addr", f"127.0.0.1:{port}", "--auth-key", "testkey,testsecret", "--vfs-cache-mode", "off"],
+        env=os.environ | {"RCLONE_CONFIG": "/dev/null"},
+    )
+    environment = {
+        "AWS_ACCESS_KEY_ID": "testkey",
+        "AWS_SECRET_ACCESS_KEY": "testsecret",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    }
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        _wait_for_port(port, process)
+        yield S3Server("s3://bucket", root / "bucket", environment)
+    finally:
+        process.terminate()
+        process.wait(10)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise RuntimeError(f"rclone does not listen on port {port} (exit code {process.poll()})")

@@ -86,17 +86,20 @@ def select_clips(table: pa.Table, split: str, label_filter: Mapping[str, str | f
         raise ManifestError("the manifest has no clip")
     if not label_filter:
         return table
-    # many rows share one text of labels, so each text is read once
-    texts = table["labels"].combine_chunks().dictionary_encode()
-    labels = [_parse_labels(text) for text in texts.dictionary.to_pylist()]
-    matches = np.fromiter((_matches(item, label_filter) for item in labels), bool, len(labels))
-    chosen = table.filter(pa.array(matches[texts.indices.to_numpy()]))
+    chosen = table.filter(_matching(table["labels"], label_filter))
     if not chosen.num_rows:
         raise ManifestError(
             f"data.label_filter = {dict(label_filter)}: no clip matches among {table.num_rows}; "
-            + _known_labels(labels, label_filter)
+            + _known_labels(table["labels"].slice(0, 10_000), label_filter)
         )
     return chosen
+
+
+def _matching(column: pa.ChunkedArray, wanted: Mapping[str, str | float | bool]) -> pa.Array:
+    """For each row, whether its labels equal every wanted one. Equal texts are read once; nothing read is kept."""
+    texts = column.combine_chunks().dictionary_encode()
+    matches = np.fromiter((_matches(_parse_labels(str(text)), wanted) for text in texts.dictionary), bool)
+    return pa.array(matches[texts.indices.to_numpy()])
 
 
 def _typed(table: pa.Table, uri: str) -> pa.Table:
@@ -170,7 +173,8 @@ def _matches(labels: Mapping[str, Any], wanted: Mapping[str, str | float | bool]
     return all(name in labels and labels[name] == value for name, value in wanted.items())
 
 
-def _known_labels(labels: list[dict[str, Any]], wanted: Mapping[str, Any]) -> str:
+def _known_labels(column: pa.ChunkedArray, wanted: Mapping[str, Any]) -> str:
+    labels = [_parse_labels(text) for text in column.to_pylist()]
     names = sorted({name for item in labels for name in item})
     unknown = [name for name in wanted if name not in names]
     if unknown:

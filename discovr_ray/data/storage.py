@@ -10,7 +10,7 @@ import asyncio
 import glob as local_glob
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +21,7 @@ from discovr_ray.errors import StorageError
 READ_TIMEOUT_S = 3  # a stalled GET is asked for again after this long
 WRITE_TIMEOUT_S = 60  # a server may acknowledge a large part late
 CONNECT_TIMEOUT_S = 2
-MAX_ATTEMPTS = 5
+MAX_ATTEMPTS = 4  # of one request, up to 7 s apart in all; s3fs begins anew when a body breaks off
 
 
 def environment() -> dict[str, str]:
@@ -176,7 +176,7 @@ def _s3(writing: bool = False) -> Any:
     config: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "read_timeout": WRITE_TIMEOUT_S if writing else READ_TIMEOUT_S,
-        "retries": {"mode": "standard", "max_attempts": MAX_ATTEMPTS},
+        "retries": {"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
     }
     for option in ("request_checksum_calculation", "response_checksum_validation"):
         if value := settings.get(f"AWS_{option.upper()}"):
@@ -212,11 +212,9 @@ def _replace(path: str, fill: Callable[[str], object]) -> None:
     """Fill a temporary file beside `path`, then rename it: complete or not there at all."""
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{os.path.basename(path)}.")
-    os.close(descriptor)
+    temporary = os.path.join(folder, f".{os.path.basename(path)}.{uuid.uuid4().hex}")
     try:
         fill(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
@@ -238,16 +236,11 @@ def _copy_through(source: str, path: str) -> None:
         os.fsync(writer.fileno())
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
 def _walk(root: str) -> Iterator[str]:
     """Files below a folder, links to folders included, each real folder once."""
     if os.path.isfile(root):
         yield root
+        return
     visited = set()
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_raise):
         real = os.path.realpath(folder)
