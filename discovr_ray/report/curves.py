@@ -154,13 +154,8 @@ def _limit(run: RunFiles, panel: Panel) -> tuple[float, str] | None:
 
 
 def _layout(panel: Panel, legend: bool) -> Figure:
-    axis = {
-        "gridcolor": "#e8ecf0",
-        "linecolor": "#c4ccd4",
-        "zeroline": False,
-        "automargin": True,
-        "exponentformat": "power",
-    }
+    axis = {"gridcolor": "#e8ecf0", "linecolor": "#c4ccd4", "zeroline": False, "automargin": True}
+    axis["exponentformat"] = "power"  # 0.0005 as a power of ten, not as 500 micro
     return {
         "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
         "height": 240,

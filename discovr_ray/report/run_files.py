@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -125,7 +126,7 @@ def _samples(complete: list[checkpoint.Checkpoint]) -> Samples | None:
             with np.load(io.BytesIO(storage.read_bytes(uri))) as file:
                 ids = [str(clip_id) for clip_id in file["clip_ids"]]
                 return Samples(file["frames"], file["attention"], file["prototypes"], ids, item.state.step)
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             logger.warning("%s: not readable, so it is left out of the report: %s", uri, error)
     return None
 

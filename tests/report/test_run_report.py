@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def add_checkpoint(root: Path, step: int, samples: bool) -> None:
 
 
 def sample_arrays() -> dict[str, np.ndarray]:
-    """One clip of 4 frames: a bright square that moves; attention and prototype 5 in one corner, prototype 9 elsewhere."""
+    """4 frames of a bright square that moves; attention and prototype 5 in one corner, prototype 9 elsewhere."""
     frames = np.full((1, 4, 32, 32), 20, np.uint8)
     for place in range(4):
         frames[0, place, 8:16, 4 * place : 4 * place + 8] = 220
@@ -157,7 +158,7 @@ def test_sample_clips_show_frame_attention_and_prototypes_side_by_side(run_folde
 def test_a_prototype_keeps_its_colour_and_neighbours_differ() -> None:
     colours = [colour_of(number) for number in range(64)]
     assert len(set(colours)) == 64
-    assert min(np.abs(np.subtract(*pair)).max() for pair in zip(colours, colours[1:], strict=False)) > 40
+    assert min(np.abs(np.subtract(*pair)).max() for pair in pairwise(colours)) > 40
 
 
 def test_an_empty_run_folder_gets_a_page_that_says_so(tmp_path: Path) -> None:
@@ -183,13 +184,17 @@ def test_a_finished_run_is_called_finished(run_folder: Path) -> None:
     assert "clip-a" in page.text, "samples of an older checkpoint are better than none"
 
 
+@pytest.mark.parametrize("place", [0.5, 1.0], ids=["contents", "directory"])
 def test_a_cut_line_and_damaged_samples_do_not_stop_the_page(
-    run_folder: Path, caplog: pytest.LogCaptureFixture
+    run_folder: Path, caplog: pytest.LogCaptureFixture, place: float
 ) -> None:
     with (run_folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 55, "lo')
     samples = run_folder / "step_00000050" / "samples.npz"
-    samples.write_bytes(samples.read_bytes()[:-40] + bytes(40))  # same size, so the checkpoint still counts
+    damaged = bytearray(samples.read_bytes())
+    end = round(len(damaged) * place)
+    damaged[end - 40 : end] = bytes(40)  # same size, so the checkpoint still counts
+    samples.write_bytes(damaged)
     page = Page(write_report(str(run_folder)))
     assert page.figures["loss"]["data"][0]["x"] == STEPS
     assert "No sample clips yet" in page.text
