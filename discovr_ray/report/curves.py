@@ -32,7 +32,7 @@ LOSSES = (
     Panel(
         "loss",
         "Total loss",
-        "The weighted sum of the three terms below.",
+        "The weighted sum of the three terms.",
         (Curve("loss", "total"),),
     ),
     Panel(
