@@ -104,7 +104,7 @@ def test_sinkhorn(golden: Golden) -> None:
     for name in outputs:
         scores = golden[name.split(".q_eps")[0] + ".scores"]
         epsilon, iterations = name.split(".q_eps")[1].split("_it")
-        log_v = sinkhorn_scaling([scores], [torch.ones(len(scores))], float(epsilon), int(iterations))
+        scaling = sinkhorn_scaling([scores], [torch.ones(len(scores))], float(epsilon), int(iterations))
         close(assign(scores, scaling, float(epsilon)), golden[name], ASSIGNMENT)
 
 

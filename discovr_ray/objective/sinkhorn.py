@@ -34,8 +34,8 @@ def sinkhorn_scaling(
         weights: per chunk [n]: 1, or 0 for a token that takes no part.
 
     Returns:
-        [K], fp32 (fp64 where a small epsilon needs its range). In each iteration the prototypes' marginal (1 / K)
-        comes first, then the tokens'.
+        [K], fp32 (fp64 where a small epsilon needs its range). Up to a constant; in each iteration the
+        prototypes' marginal comes first, then the tokens'.
     """
     dtype = torch.float32 if epsilon >= _SMALLEST_FP32_EPSILON else torch.float64
     with full_precision(scores[0]):
@@ -46,7 +46,8 @@ def sinkhorn_scaling(
             sums = torch.stack([row @ plan for row, plan in zip(rows, plans, strict=True)]).sum(dim=0)
             if group is not None:
                 dist.all_reduce(sums, group=group)
-            scaling: Tensor = 1 / (len(sums) * sums.clamp_min(1e-30))
+            # the mean keeps the plan's total as it is: with constant marginals the vectors would drift out of range
+            scaling: Tensor = sums.mean() / sums.clamp_min(1e-30)
             rows = [part / (plan @ scaling) for part, plan in zip(takes_part, plans, strict=True)]
         return scaling
 
