@@ -8,16 +8,17 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
 
 from discovr_ray.data import storage
 from discovr_ray.data.decode import check_all_frames, probe
-from discovr_ray.errors import ClipError, StorageError
+from discovr_ray.errors import ClipError, ManifestError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -40,24 +41,6 @@ class Facts(NamedTuple):
     reason: str = ""
 
 
-def inspect_files(uris: Sequence[str]) -> list[Facts]:
-    """Read, hash and decode every frame of every file; one answer per uri, in order.
-
-    Needs an initialised Ray. A process that dies takes its block along, so what is then missing is looked at again,
-    one file per block; what is still missing killed its process twice.
-    """
-    answers: dict[int, Facts] = {}
-    progress = _Progress(len(uris))
-    for files_per_block in (max(FILES_PER_BLOCK, math.ceil(len(uris) / MAX_BLOCKS)), 1):
-        missing = [index for index in range(len(uris)) if index not in answers]
-        if missing:
-            for index, facts in _one_pass(uris, missing, files_per_block):
-                answers[index] = facts
-                progress.show(len(answers))
-    progress.show(len(answers), last=True)
-    return [answers.get(index, Facts(reason=CRASHED)) for index in range(len(uris))]
-
-
 def inspect_file(uri: str) -> Facts:
     """Facts of one file, or why it cannot be used."""
     try:
@@ -69,6 +52,30 @@ def inspect_file(uri: str) -> Facts:
         return Facts(*info, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
     except (ClipError, StorageError) as error:
         return Facts(reason=str(error))
+
+
+def inspect_files(uris: Sequence[str], inspect: Callable[[str], Facts] = inspect_file) -> list[Facts]:
+    """Read, hash and decode every frame of every file; one answer per uri, in order.
+
+    Needs an initialised Ray. A process that dies takes its block along, so what is then missing is looked at again,
+    one file per block; what is still missing killed its process twice.
+
+    Errors:
+        ManifestError: no process could look at anything, as when the package is missing on the workers.
+    """
+    answers: dict[int, Facts] = {}
+    progress = _Progress(len(uris))
+    for files_per_block in (max(FILES_PER_BLOCK, math.ceil(len(uris) / MAX_BLOCKS)), 1):
+        missing = [index for index in range(len(uris)) if index not in answers]
+        if files_per_block == 1 and not answers and len(uris) > 4 * FILES_PER_BLOCK:
+            break  # many blocks and not one answer: no file's fault
+        for index, facts in _one_pass(uris, missing, files_per_block, inspect):
+            answers[index] = facts
+            progress.show(len(answers))
+    if uris and not answers:
+        _raise_cause(uris, inspect)
+    progress.show(len(answers), last=True)
+    return [answers.get(index, Facts(reason=CRASHED)) for index in range(len(uris))]
 
 
 @contextmanager
@@ -85,7 +92,16 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
 
 
-def _one_pass(uris: Sequence[str], indices: list[int], files_per_block: int) -> Iterator[tuple[int, Facts]]:
+def _one_pass(
+    uris: Sequence[str],
+    indices: list[int],
+    files_per_block: int,
+    inspect: Callable[[str], Facts],
+    max_lost_blocks: int = -1,
+) -> Iterator[tuple[int, Facts]]:
+    """(index, facts) of the files whose block came back; max_lost_blocks of -1 is any number."""
+    if not indices:
+        return
     table = pa.table({"index": pa.array(indices, pa.int64()), "uri": [uris[index] for index in indices]})
     blocks = [table.slice(start, files_per_block) for start in range(0, len(indices), files_per_block)]
     with warnings.catch_warnings():
@@ -94,30 +110,33 @@ def _one_pass(uris: Sequence[str], indices: list[int], files_per_block: int) -> 
             _inspect_block,
             batch_size=None,
             batch_format="pyarrow",
-            fn_args=[storage.environment()],
+            fn_args=[inspect, storage.environment()],
             ray_remote_args_fn=lambda: {"max_retries": 1},  # the default is for ever
         )
-    _configure(found.context)
+    context = found.context  # of this data set alone
+    context.max_errored_blocks = max_lost_blocks
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a lost block is looked at again: no news for the user
     for block in found.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in block.to_pylist():
             yield row.pop("index"), Facts(**row)
 
 
-def _configure(context: Any) -> None:
-    """Settings of this data set alone."""
-    context.max_errored_blocks = -1  # a lost block is looked at again, file by file
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_options.preserve_order = True
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # a lost block is no news for the user: the file is rejected
+def _raise_cause(uris: Sequence[str], inspect: Callable[[str], Facts]) -> None:
+    try:
+        list(_one_pass(uris, [0], 1, inspect, max_lost_blocks=0))
+    except RayError as error:
+        raise ManifestError(f"no process could look at any of {len(uris)} files: {error}") from error
 
 
-def _inspect_block(block: pa.Table, environment: dict[str, str]) -> pa.Table:
+def _inspect_block(block: pa.Table, inspect: Callable[[str], Facts], environment: dict[str, str]) -> pa.Table:
     os.environ.update(environment)
     columns: dict[str, list[Any]] = {name: [] for name in ("index", *Facts._fields)}
     for row in block.to_pylist():
         try:
-            facts = inspect_file(row["uri"])
+            facts = inspect(row["uri"])
         except Exception as error:  # the task's boundary: whatever a decoder raises, the other files go on
             facts = Facts(reason=f"{type(error).__name__}: {error}")
         columns["index"].append(row["index"])
