@@ -44,6 +44,9 @@ class _FeederActor:
         self._iterators: dict[int, list[Any]] = {}
         self._finished: set[int] = set()
 
+    def spec(self) -> StreamSpec:
+        return self._spec
+
     def prepare(self, index: int) -> None:
         """Build segment `index` if there is one, so that nobody waits for its processes to start."""
         if index < len(self._segments) and index not in self._iterators:
