@@ -13,6 +13,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -168,14 +169,18 @@ def _endpoint() -> str | None:
 
 
 def _s3(writing: bool = False) -> Any:
+    """The S3 client of this process for the environment as it is now; threads share it."""
+    return _client(os.getpid(), WRITE_TIMEOUT_S if writing else READ_TIMEOUT_S, tuple(sorted(environment().items())))
+
+
+@lru_cache(maxsize=4)  # fsspec's own cache makes a client per thread, and would miss a changed environment
+def _client(process_id: int, read_timeout_s: int, variables: tuple[tuple[str, str], ...]) -> Any:
     import s3fs  # slow to import, and not needed for local files
 
-    # fsspec keeps one client per set of options, so the variables are named here rather than left to the SDK: a
-    # process whose environment changes then gets a new client. Listings must show what other processes wrote.
-    settings = environment()
+    settings = dict(variables)
     config: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
-        "read_timeout": WRITE_TIMEOUT_S if writing else READ_TIMEOUT_S,
+        "read_timeout": read_timeout_s,
         "retries": {"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
     }
     for option in ("request_checksum_calculation", "response_checksum_validation"):
@@ -187,7 +192,8 @@ def _s3(writing: bool = False) -> Any:
         token=settings.get("AWS_SESSION_TOKEN"),
         endpoint_url=_endpoint(),
         config_kwargs=config,
-        use_listings_cache=False,
+        use_listings_cache=False,  # listings must show what other processes wrote
+        skip_instance_cache=True,
     )
 
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -204,3 +205,18 @@ def test_checksum_modes_for_servers_other_than_aws(monkeypatch: pytest.MonkeyPat
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_supported",
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
     }
+
+
+@pytest.mark.s3
+def test_threads_share_one_client(s3_server: object) -> None:
+    storage.write_bytes("s3://bucket/threads/x", b"shared")
+    clients = set()
+
+    def read(_: int) -> bytes:
+        clients.add(id(storage._s3()))
+        return storage.read_bytes("s3://bucket/threads/x")
+
+    for _ in range(3):  # a new pool means new threads
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(read, range(8))) == [b"shared"] * 8
+    assert len(clients) == 1
