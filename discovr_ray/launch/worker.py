@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,10 @@ class _Session:
         if self.rank == 0:
             stream = open_stream(self._clips, self._config, self._plan, self.world_size, start_step)
         stream = broadcast_from_rank_zero(stream)
-        for batches in stream.steps(self.rank):
-            self._sample_batch = batches[0]
-            yield batches
+        with closing(stream.steps(self.rank)) as steps:
+            for batches in steps:
+                self._sample_batch = batches[0]
+                yield batches
 
     def stop_requested(self) -> bool:
         return bool(ray.get(self._task.stop_flag.requested.remote()))
@@ -184,6 +186,7 @@ def _device(config: Config) -> torch.device:
 
 def _set_up_process(config: Config) -> None:
     show_progress()
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it would repeat every checkpoint on every worker
     threads = config.run.threads_per_worker
     if not threads:
         threads = max(1, int(torch.get_num_threads() if config.run.use_gpu else config.run.cpus_per_worker))

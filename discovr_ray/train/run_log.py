@@ -93,11 +93,17 @@ class RunLog:
 
 
 def read_records(run_uri: str, name: str) -> list[dict[str, Any]]:
-    """Objects of a JSONL file of the run; empty when there is none."""
+    """Objects of a JSONL file of the run; empty when there is none. A line cut by a kill or a full disk is left out."""
     uri = storage.join(run_uri, name)
     if not storage.exists(uri):
         return []
-    return [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines() if line]
+    records = []
+    for line in storage.read_bytes(uri).decode(errors="replace").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            logger.warning("%s: left out a damaged line: %.60s", uri, line)
+    return records
 
 
 def progress_line(record: dict[str, float], plan: RunPlan, global_batch: int) -> str:

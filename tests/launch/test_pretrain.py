@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -189,8 +190,8 @@ def test_too_many_bad_clips_stop_the_run(echo_manifest: str, tmp_path: Path) -> 
 
 
 @pytest.mark.s3
-def test_a_run_on_object_storage(s3_server: str, echo_manifest: str, finished: RunSummary) -> None:
-    uri = storage.join(s3_server, "pretrain")
+def test_a_run_on_object_storage(s3_server: Any, echo_manifest: str, finished: RunSummary) -> None:
+    uri = storage.join(s3_server.uri, "pretrain")
     summary = pretrain(tiny_run(echo_manifest, uri))
     assert summary.run_uri.startswith("s3://")
     assert storage.read_bytes(summary.encoder_uri) == encoder_bytes(folder(finished))

@@ -17,7 +17,18 @@ PLAN: RunPlan = derive_plan(CONFIG, 24)
 
 
 def record(step: int, **values: float) -> dict[str, float]:
-    names = ("epoch loss loss_vid loss_img loss_scd lr grad_norm rank_me clips_per_s data_wait_share").split()
+    names = [
+        "epoch",
+        "loss",
+        "loss_vid",
+        "loss_img",
+        "loss_scd",
+        "lr",
+        "grad_norm",
+        "rank_me",
+        "clips_per_s",
+        "data_wait_share",
+    ]
     return {"step": step, **dict.fromkeys(names, 1.0), **values}
 
 
@@ -61,9 +72,16 @@ def test_progress_line_tells_place_losses_and_time_left() -> None:
     assert "left 1:06:40" in line  # 10 steps of 8 clips at 0.02 clips a second
 
 
+def test_a_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / METRICS_FILE).write_text('{"step": 1}\n{"step": 2, "lo')
+    assert read_records(str(tmp_path), METRICS_FILE) == [{"step": 1}]
+    open_log(tmp_path, 1).close()
+    assert steps(tmp_path) == [1]
+
+
 @pytest.mark.s3
 def test_on_an_object_store_files_arrive_whole(s3_server: Any) -> None:
-    uri = f"{s3_server}/log-run"
+    uri = f"{s3_server.uri}/log-run"
     log = RunLog(uri, CONFIG, PLAN, 0)
     log.metrics(record(1))
     log.close()
