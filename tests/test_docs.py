@@ -130,6 +130,13 @@ def test_no_page_names_a_machine_of_ours(page: Path) -> None:
     assert re.findall(r"/work/\S*|/root/\S*|/home/\w+", page.read_text()) == []
 
 
+def test_every_deviation_from_the_reference_names_a_test() -> None:
+    rows = re.findall(r"^\| (\d+) \| .* \| (.*) \|$", (ROOT / "docs/method.md").read_text(), re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 14))
+    without = [number for number, tests in rows if "::test_" not in tests]
+    assert without == ["10"]  # the probe; evaluation is not part of this code yet
+
+
 def test_every_make_target_is_explained() -> None:
     listed = subprocess.run(["make", "-C", str(ROOT), "help"], capture_output=True, text=True, check=True).stdout
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
