@@ -14,8 +14,9 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from discovr_ray.data import storage
 from discovr_ray.errors import CheckpointError, StorageError
@@ -25,6 +26,7 @@ FORMAT = 1
 MANIFEST = "checkpoint.json"
 _FOLDER = re.compile(r"step_(\d{8,})")
 
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
@@ -163,13 +165,18 @@ def restore(run_uri: str, local_dir: Path, needs: Callable[[str], bool]) -> Loca
     """The newest checkpoint that is sound on every rank; None when there is none. Every rank must call it.
 
     Each rank verifies the files it needs. If one finds damage, all go on to the next older checkpoint.
+
+    Errors:
+        StorageError: the storage cannot be reached from some rank; raised on every rank. An outage is no reason to
+            go back to an older checkpoint.
     """
-    found = {checkpoint.state.step: checkpoint for checkpoint in find_checkpoints(run_uri)}
+    found = _together(lambda: {checkpoint.state.step: checkpoint for checkpoint in find_checkpoints(run_uri)})
     while True:
         step = ranks.largest(max(found, default=-1))
         if step < 0:
             return None
-        local = _fetch_or_warn(found.pop(step, None), local_dir / folder_name(step), needs)
+        candidate, folder = found.pop(step, None), local_dir / folder_name(step)
+        local = _together(partial(_fetch_or_warn, candidate, folder, needs))
         if ranks.all_agree(local is not None):
             return local
         log.warning("%s is damaged on at least one rank; trying an older one", storage.join(run_uri, folder_name(step)))
@@ -198,9 +205,21 @@ def _fetch_or_warn(
         return None
     try:
         return fetch(checkpoint, directory, needs)
-    except (CheckpointError, StorageError) as error:
+    except CheckpointError as error:
         log.warning("skipped a checkpoint: %s", error)
         return None
+
+
+def _together(action: Callable[[], Result]) -> Result:
+    """The action's result, unless it met a StorageError on any rank: then every rank raises one."""
+    failure: StorageError | None = None
+    try:
+        result = action()
+    except StorageError as error:
+        failure = error
+    if not ranks.all_agree(failure is None):
+        raise failure or StorageError("another rank cannot reach the run's checkpoints")
+    return result
 
 
 def _folders(run_uri: str) -> list[str]:
@@ -214,9 +233,12 @@ def _step(uri: str) -> int:
 
 
 def _record(directory: Path, name: str) -> FileRecord:
-    with open(directory / name, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileRecord(name, (directory / name).stat().st_size, digest)
+    path = directory / name
+    try:
+        with open(path, "rb") as file:
+            return FileRecord(name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError as error:
+        raise StorageError(f"{path}: cannot read: {error.strerror}") from error
 
 
 def _check(path: str, what: str, expected: object, found: object) -> None:

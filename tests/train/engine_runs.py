@@ -229,12 +229,11 @@ def open_planted_pickle(rank: int, base: Path) -> dict[str, Any]:
     whole = checkpoint.restore(str(base / "run"), base / "local", engine.needs)
     shard = folder / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
     size = shard.stat().st_size
-    torch.save(Payload(base / "opened"), shard)
+    torch.save(Payload(base / "opened"), shard, _use_new_zipfile_serialization=False)  # bears bytes after its end
     with open(shard, "ab") as file:
         file.write(bytes(size - shard.stat().st_size))
     restored = checkpoint.restore(str(base / "run"), base / "local", engine.needs)
     opened_by_restore = (base / "opened").exists()
-    shard.write_bytes(shard.read_bytes().rstrip(b"\0") + b"\0\0")
     with contextlib.suppress(CheckpointError, AttributeError, TypeError):
         engine.load(LocalCheckpoint(folder, state_of(config, 1)))
     return {
