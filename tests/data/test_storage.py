@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -172,11 +171,9 @@ def test_one_request_per_file(s3_server: object, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.s3
 def test_wrong_credentials(s3_server: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    start = time.monotonic()
     for call in (storage.read_bytes, storage.list_files, storage.exists, lambda uri: storage.write_bytes(uri, b"")):
         with pytest.raises(StorageError, match="s3://bucket/private"):
             call("s3://bucket/private")
-    assert time.monotonic() - start < 120  # not a speed claim: it must not wait out a long retry
 
 
 @pytest.mark.s3
