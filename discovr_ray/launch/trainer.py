@@ -56,10 +56,12 @@ def start_ray(config: Config) -> None:
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=True)
+        ray.init()
         return
     logger.info("starting Ray on this machine (%s CPUs)", os.cpu_count())
-    ray.init(num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=True)
+    # Ray Train asks the dashboard's server whether its controller lives, and complains when there is none
+    context = ray.init(num_cpus=os.cpu_count(), include_dashboard=True, dashboard_host="127.0.0.1")
+    logger.info("Ray's dashboard: http://%s", context.dashboard_url)
 
 
 def pretrain(config: Config) -> RunSummary:
