@@ -71,8 +71,11 @@ class Job:
         return self._process.wait(timeout_s)
 
     def send(self, number: signal.Signals) -> None:
-        """As a terminal does: to the whole process group."""
-        os.killpg(self._process.pid, number)
+        """Ctrl-C reaches the whole process group, as from a terminal; other signals the driver alone, as from `kill`."""
+        if number == signal.SIGINT:
+            os.killpg(self._process.pid, number)
+        else:
+            self._process.send_signal(number)
 
     def kill(self) -> None:
         """kill -9 of the driver alone; Ray must end with it."""

@@ -125,7 +125,6 @@ def test_kill_9_of_the_driver_and_exact_continuation(finished: RunSummary, echo_
 @pytest.mark.chaos
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_checkpoint(echo_manifest: str, tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C goes to the whole process group, as from a terminal."""
     arguments = overrides(echo_manifest, tmp_path, checkpoint__every_steps=1000, schedule__epochs=500)
     job = Job(arguments, tmp_path / "job.log")
     job.wait_for(lambda: len(read_records(str(tmp_path / "demo"), "metrics.jsonl")) >= 3)

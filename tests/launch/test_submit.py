@@ -39,7 +39,7 @@ def job_server() -> Iterator[dict[str, str]]:
         str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=3", f"--port={free_port()}",
         "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
         f"--ray-client-server-port={free_port()}", "--object-store-memory=500000000", "--disable-usage-stats",
-        f"--temp-dir={temporary}",
+        f"--temp-dir={temporary}", f"--dashboard-agent-listen-port={free_port()}",  # the session's Ray has the default
     ]  # fmt: skip
     head = subprocess.Popen(
         command, env=environment, cwd=temporary, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -71,7 +71,12 @@ def wait_until_up(url: str, head: subprocess.Popen[bytes]) -> None:
 
 def submit(environment: dict[str, str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
     command = ["ray", "job", "submit", "--working-dir", str(ROOT), "--", "python", "jobs/pretrain.py", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    end = time.monotonic() + 60
+    while True:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+        if "No available agent" not in done.stderr or time.monotonic() > end:  # the node's agent starts last
+            return done
+        time.sleep(1.0)
 
 
 def test_a_submitted_run_trains_and_leaves_its_encoder(
