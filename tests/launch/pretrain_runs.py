@@ -71,7 +71,7 @@ class Job:
         return self._process.wait(timeout_s)
 
     def send(self, number: signal.Signals) -> None:
-        """Ctrl-C reaches the whole process group, as from a terminal; other signals the driver alone, as from `kill`."""
+        """Ctrl-C reaches the whole process group, as from a terminal; other signals the driver alone."""
         if number == signal.SIGINT:
             os.killpg(self._process.pid, number)
         else:
