@@ -7,7 +7,6 @@ the forward passes. The teachers follow the student once per optimiser step, at 
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import os
 import shutil
@@ -17,7 +16,6 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -27,8 +25,7 @@ from discovr_ray.model.discovr import Student, StudentOutput, Teacher, TeacherOu
 from discovr_ray.train import ema, ranks
 from discovr_ray.train.checkpoint import LocalCheckpoint
 from discovr_ray.train.deepspeed_config import accumulation, deepspeed_config, parameter_groups, teacher_config
-
-log = logging.getLogger(__name__)
+from discovr_ray.train.shard_files import ShardFiles
 
 
 class Engine:
@@ -41,11 +38,12 @@ class Engine:
 
         Errors:
             ValueError: a teacher parameter has no equal in the student.
+            RuntimeError: several workers without a process group, or deepspeed was imported for another device.
         """
         deepspeed = _prepare_process(world_size, device)
         self._gathered = deepspeed.zero.GatheredParameters
-        self.student = student
-        self.teacher = teacher.requires_grad_(False).eval()
+        self.student = student.to(device)
+        self.teacher = teacher.to(device).requires_grad_(False).eval()
         self.device = device
         self._stage = config.engine.zero_stage
         self._world_size = world_size
@@ -63,7 +61,7 @@ class Engine:
         self._engine = deepspeed.initialize(
             args=place, model=student, optimizer=optimiser, config=deepspeed_config(config, world_size)
         )[0]
-        self._files = _Files()
+        self._files = ShardFiles()
         self._engine.checkpoint_engine = self._files
         self._engine._copy_recovery_script = lambda path: None  # writes programs beside our checkpoints
         self._teacher_engine = None
@@ -71,8 +69,6 @@ class Engine:
             self._teacher_engine = deepspeed.initialize(
                 args=place, model=teacher, config=teacher_config(config, world_size)
             )[0]
-        else:
-            teacher.to(device)
         ema.copy(self._local_pairs())
         for buffer in _buffers(teacher).values():
             dist.broadcast(buffer, 0)
@@ -119,6 +115,8 @@ class Engine:
 
     def update_teacher(self, momentum: float) -> None:
         """teacher <- momentum * teacher + (1 - momentum) * student; at stage 3 each rank updates its own shard."""
+        if self._teacher_engine is not None:  # parameters still gathered from the last forward would miss the update
+            self._teacher_engine.optimizer.partition_all_parameters()
         ema.update(self._local_pairs(), momentum)
 
     def student_state(self) -> dict[str, torch.Tensor]:
@@ -230,48 +228,6 @@ def _buffers(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: buffer for name, buffer in module.named_buffers() if name in saved}
 
 
-class _Files:
-    """DeepSpeed's way to checkpoint files (its CheckpointEngine interface).
-
-    An exception on one rank would leave the others waiting in DeepSpeed's barrier, so the first failure is kept for
-    all ranks to agree on later.
-    """
-
-    def __init__(self) -> None:
-        self.failure: str | None = None
-
-    def attempt(self, action: Any) -> None:
-        try:
-            action()
-        except (OSError, RuntimeError, SafetensorError) as error:
-            self.failure = self.failure or str(error).partition("\n")[0]
-
-    def save(self, state_dict: dict[str, Any], path: str) -> None:
-        self.attempt(lambda: torch.save(state_dict, path))
-
-    def load(self, path: str, map_location: Any = None) -> Any:
-        # weights_only refuses DeepSpeed's own classes; `Engine.load` takes verified files alone
-        return torch.load(path, map_location=map_location or "cpu", weights_only=False)
-
-    def create(self, info: object) -> None:
-        pass
-
-    def commit(self, info: object) -> bool:
-        return True
-
-    def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        os.makedirs(path, exist_ok=exist_ok)
-
-    def is_decoupled(self) -> bool:
-        return False
-
-    def preserves_storage_sharing(self) -> bool:
-        return True
-
-    def cleanup(self) -> None:
-        pass
-
-
 def _prepare_process(world_size: int, device: torch.device) -> Any:
     """Process group, environment and the deepspeed module, as DeepSpeed expects them before `initialize`."""
     if not dist.is_initialized():
@@ -279,10 +235,15 @@ def _prepare_process(world_size: int, device: torch.device) -> Any:
             raise RuntimeError(f"{world_size} workers but no process group; Ray Train or the caller must make one")
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=cast(Any, dist).HashStore(), rank=0, world_size=1)
-    os.environ.setdefault("DS_ACCELERATOR", device.type)  # read when deepspeed is imported
+    os.environ["DS_ACCELERATOR"] = device.type  # read when deepspeed is imported
     os.environ.setdefault("LOCAL_RANK", "0")
     import deepspeed
 
+    accelerator = deepspeed.get_accelerator().device_name()
+    if accelerator != device.type:
+        raise RuntimeError(
+            f"deepspeed was imported for {accelerator} in this process, and now needed for {device.type}"
+        )
     # Otherwise it compiles an operator for minutes that only tensor-parallel inference calls; see comm/torch.py,
     # build_shm_op. The table is DeepSpeed's own cache of what the machine can build.
     deepspeed.ops.__compatible_ops__ = {}

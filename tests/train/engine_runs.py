@@ -68,9 +68,13 @@ def train(engine: Engine, config: Config, first: int, last: int) -> Result:
     for step in range(first, last):
         clips = torch.randn(GLOBAL_BATCH, 3, 4, 32, 32, generator=torch.Generator().manual_seed(step))
         total = torch.zeros(())
-        for index in range(passes):
-            start = (index * world + ranks.rank()) * size
-            loss = share_of_loss(engine, clips[start : start + size])
+        mine = [clips.split(size)[index * world + ranks.rank()] for index in range(passes)]
+        if passes > 1:  # the loop looks at all passes without gradient first
+            with torch.no_grad():
+                for clips_of_pass in mine:
+                    share_of_loss(engine, clips_of_pass, num_views=0)
+        for clips_of_pass in mine:
+            loss = share_of_loss(engine, clips_of_pass)
             engine.backward(loss * (world * passes))
             total += loss.detach()
         dist.all_reduce(total)
@@ -81,11 +85,14 @@ def train(engine: Engine, config: Config, first: int, last: int) -> Result:
     return Result(losses, norms, engine.student_state(), engine.teacher_state())
 
 
-def share_of_loss(engine: Engine, clips: torch.Tensor) -> torch.Tensor:
+def share_of_loss(engine: Engine, clips: torch.Tensor, num_views: int = 1) -> torch.Tensor:
     target = engine.forward_teacher(clips)
     video_visible = torch.tensor([[0, 1, 4, 5], [2, 3, 6, 7]])[:, None].expand(2, len(clips), 4)
     image_visible = torch.tensor([[1, 2]])[:, None].expand(1, 4 * len(clips), 2)
-    output = engine.forward_student(clips, target.image_features, video_visible, image_visible)
+    views = (video_visible[1 - num_views :], image_visible[:num_views])
+    output = engine.forward_student(clips, target.image_features, *views)
+    if num_views == 0:
+        return output.video_scores.sum()
     video = ((output.video_logits.float() - target.video_logits.float().roll(1, -1)) ** 2).sum()
     image = ((output.image_logits.float() - target.image_logits.float().roll(1, -1)) ** 2).sum()
     scores = ((output.video_scores - output.image_scores.roll(1, -1)) ** 2).sum()
@@ -103,6 +110,9 @@ def all_stages(rank: int, base: Path) -> dict[Any, Any]:
         for precision in ("fp32", "bf16"):
             config = configure(stage, precision)
             results[stage, precision] = train(build(config), config, 0, STEPS)
+        config = configure(stage, "bf16")
+        config = dataclasses.replace(config, engine=dataclasses.replace(config.engine, recompute_activations=True))
+        results[stage, "recomputed"] = train(build(config), config, 0, STEPS)
         config = configure(stage, clip=0.05)
         results[stage, "clipped"] = train(build(config), config, 0, STEPS)
         config = configure(stage)

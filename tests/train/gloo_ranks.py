@@ -17,6 +17,8 @@ HERE = Path(__file__).parent
 def run_ranks(world_size: int, function: Callable[..., Any], folder: Path, *args: Any) -> list[Any]:
     """Call function(rank, *args) on every rank of a new group; one fresh interpreter per rank.
 
+    A single rank starts without a group, as outside Ray.
+
     Args:
         function: importable by name from a file in this folder.
         folder: for the files that carry arguments and results; must be empty of earlier ones.
@@ -66,11 +68,13 @@ def _main(folder: Path) -> None:
     torch.set_num_threads(1)
     module, name, args = pickle.loads((folder / "arguments.pkl").read_bytes())
     rank = int(os.environ["RANK"])
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    if int(os.environ["WORLD_SIZE"]) > 1:
+        dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     result = getattr(importlib.import_module(module), name)(rank, *args)
     (folder / f"result_{rank}.pkl").write_bytes(pickle.dumps(result))
-    dist.barrier()
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -95,6 +95,13 @@ def test_bf16_keeps_fp32_weights(two_ranks: list[dict[Any, Any]], stage: int) ->
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_recomputed_activations_change_nothing(two_ranks: list[dict[Any, Any]], stage: int) -> None:
+    plain, recomputed = two_ranks[0][stage, "bf16"], two_ranks[0][stage, "recomputed"]
+    assert recomputed.losses == plain.losses
+    assert_same_bits(recomputed.student, plain.student)
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_resume_in_new_processes_is_bit_for_bit(
     two_ranks: list[dict[Any, Any]], resumed: list[dict[int, Result]], stage: int
 ) -> None:
