@@ -54,12 +54,10 @@ def measure(precision: str, repeats: int, threads: int) -> dict[str, float]:
     """Steps and yardsticks in turn, so that both meet the same state of the machine."""
     import timm
     import torch
-    from one_step import OneStep, random_batch
-
-    from discovr_ray.config import load_config
+    from one_step import OneStep, paper_config, random_batch
 
     torch.set_num_threads(threads)
-    config = load_config("paper_vit_base", [f"engine.precision={precision}"])
+    config = paper_config(precision, NUM_CLIPS)
     step = OneStep(config, torch.device("cpu"))
     frames, keys = random_batch(config, NUM_CLIPS, step.device)
     encoder = timm.create_model("vit_base_patch16_224", img_size=112).eval()
