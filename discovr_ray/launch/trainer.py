@@ -131,6 +131,7 @@ def _trainer(config: Config, task: WorkerTask) -> TorchTrainer:
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=run.max_failures),
             worker_runtime_env={"env_vars": env_vars},
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # it repeats every checkpoint on every worker
         ),
     )
 

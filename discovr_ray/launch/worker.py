@@ -186,7 +186,6 @@ def _device(config: Config) -> torch.device:
 
 def _set_up_process(config: Config) -> None:
     show_progress()
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it would repeat every checkpoint on every worker
     threads = config.run.threads_per_worker
     if not threads:
         threads = max(1, int(torch.get_num_threads() if config.run.use_gpu else config.run.cpus_per_worker))

@@ -67,7 +67,7 @@ def test_relative_paths_become_absolute_for_the_workers(monkeypatch: pytest.Monk
 
 def test_dry_run_says_what_would_happen_and_writes_nothing(tmp_path: Path) -> None:
     text = describe_run(demo(tmp_path / "runs"))
-    assert "90 (9 an epoch" in text  # 96 synthetic clips, 3 in 4 for training, 8 a step, 10 epochs
+    assert "180 (9 an epoch" in text  # 96 synthetic clips, 3 in 4 for training, 8 a step, 20 epochs
     assert "8 = 2 CPU workers x 4 clips x 1 passes" in text
     assert "GiB a worker" in text
     assert not (tmp_path / "runs").exists()
