@@ -186,6 +186,7 @@ def _device(config: Config) -> torch.device:
 
 def _set_up_process(config: Config) -> None:
     show_progress()
+    logging.getLogger().setLevel(logging.WARNING)  # Ray Train sets INFO and would tell of every report twice
     threads = config.run.threads_per_worker
     if not threads:
         threads = max(1, int(torch.get_num_threads() if config.run.use_gpu else config.run.cpus_per_worker))
