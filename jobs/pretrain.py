@@ -56,8 +56,10 @@ def dry_run(config: Config) -> int:
 
 
 def run(config: Config) -> int:
+    from discovr_ray.launch.preflight import absolute_paths, refuse_taken_name
     from discovr_ray.launch.trainer import pretrain, start_ray
 
+    refuse_taken_name(absolute_paths(config))  # before Ray starts
     start_ray(config)
     summary = pretrain(config)
     print(f"steps    {summary.steps} of {summary.total_steps}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -185,3 +186,12 @@ def _known_labels(column: pa.ChunkedArray, wanted: Mapping[str, Any]) -> str:
 
 def _counts(column: pa.ChunkedArray) -> str:
     return ", ".join(f"{item['values'].as_py()!r}: {item['counts'].as_py()}" for item in pc.value_counts(column))
+
+
+def fingerprint(clips: pa.Table) -> str:
+    """SHA-256 over ids and contents of the clips, in order: equal for the same clips wherever they lie."""
+    digest = hashlib.sha256()
+    for batch in clips.select(["clip_id", "sha256"]).to_batches(max_chunksize=100_000):
+        for column in batch.columns:
+            digest.update("\n".join(column.to_pylist()).encode())
+    return digest.hexdigest()

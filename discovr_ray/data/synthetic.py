@@ -11,7 +11,6 @@ import json
 import logging
 import multiprocessing
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -93,9 +92,10 @@ def ground_truth(seed: int, index: int) -> GroundTruth:
     )
 
 
-def split_sizes(num_clips: int) -> dict[str, int]:
-    """Clips of each split in a data set of `num_clips`."""
-    return dict(Counter(SPLITS[index % len(SPLITS)] for index in range(num_clips)))
+def labels_of(seed: int, index: int) -> Rows:
+    """A clip's lines in the tables, without drawing it."""
+    patient = sample_patient(seed, index)
+    return describe(clip_id(seed, index), patient, beat(patient))
 
 
 def clip_id(seed: int, index: int) -> str:

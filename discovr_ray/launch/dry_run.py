@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
+import pyarrow as pa
+
 from discovr_ray.config import Config, RunPlan, derive_plan
-from discovr_ray.data import storage
-from discovr_ray.data.synthetic import split_sizes
-from discovr_ray.errors import RunExistsError
-from discovr_ray.launch.preflight import CONFIG_FILE, load_clips, run_uri
+from discovr_ray.data.manifest import select_clips
+from discovr_ray.data.synthetic import labels_of
+from discovr_ray.launch.preflight import absolute_paths, check_resume, load_clips, refuse_taken_name, run_uri
 from discovr_ray.train.estimate import estimate_memory
 
 GIB = 2**30
@@ -16,20 +19,26 @@ def describe_run(config: Config) -> str:
     """Several lines for people.
 
     Errors:
-        ConfigError, ManifestError, StorageError, RunExistsError: what would also refuse the run itself.
+        ConfigError, ManifestError, StorageError, RunExistsError: what would also refuse the run itself, but for the
+            cluster's size, which only a running Ray knows.
     """
-    uri = run_uri(config)
-    if storage.exists(storage.join(uri, CONFIG_FILE)) and not config.run.resume:
-        raise RunExistsError(f"run.name = {config.run.name!r}: {uri} already holds a run; use run.resume=true")
-    return "\n".join([*_plan_lines(config, derive_plan(config, _num_clips(config)), uri), *_memory_lines(config)])
+    config = absolute_paths(config)
+    refuse_taken_name(config)
+    if config.data.manifest == "synthetic":
+        num_clips = _num_embedded_clips(config)
+    else:
+        clips = load_clips(config)
+        check_resume(config, clips)
+        num_clips = clips.num_rows
+    return "\n".join([*_plan_lines(config, derive_plan(config, num_clips), run_uri(config)), *_memory_lines(config)])
 
 
-def _num_clips(config: Config) -> int:
-    if config.data.manifest != "synthetic":
-        return int(load_clips(config).num_rows)
-    if not config.data.split:
-        return config.data.synthetic_clips
-    return split_sizes(config.data.synthetic_clips).get(config.data.split, 0)
+def _num_embedded_clips(config: Config) -> int:
+    """Clips that the filters leave of the embedded data set, which need not be made for that."""
+    seed = config.data.synthetic_seed
+    rows = [labels_of(seed, index) for index in range(config.data.synthetic_clips)]
+    table = pa.table({"split": [row.file["Split"] for row in rows], "labels": [json.dumps(row.labels) for row in rows]})
+    return int(select_clips(table, config.data.split, config.data.label_filter).num_rows)
 
 
 def _plan_lines(config: Config, plan: RunPlan, uri: str) -> list[str]:

@@ -12,7 +12,7 @@ import yaml
 
 from discovr_ray.config import Config, check_clips, check_resources
 from discovr_ray.data import storage
-from discovr_ray.data.manifest import read_manifest, select_clips
+from discovr_ray.data.manifest import fingerprint, read_manifest, select_clips
 from discovr_ray.errors import ConfigError, RunExistsError
 from discovr_ray.train import checkpoint
 
@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE = "config.yaml"
 # what a continued run may change without becoming another run; all of `checkpoint` and of `run` but the seed as well
 FREE_ON_RESUME = {
+    "data.manifest",  # the clips themselves are compared
     "data.decode_cpus",
     "data.prefetch_batches",
     "data.max_bad_fraction",
@@ -63,34 +64,61 @@ def check_cluster(config: Config) -> None:
         raise ConfigError(problems)
 
 
-def claim_run_folder(config: Config, num_clips: int) -> None:
-    """Make the run's folder and write its resolved config, or check that the run may go on there.
+def refuse_taken_name(config: Config) -> None:
+    """Cheap enough to come first.
 
     Errors:
         RunExistsError: the name is taken and `run.resume` is off.
-        ConfigError: the checkpoint was made with another model, data, or schedule.
-        StorageError: the path cannot be written to.
+        StorageError: the path cannot be read.
     """
     uri = run_uri(config)
-    exists = storage.exists(storage.join(uri, CONFIG_FILE))
-    if exists and not config.run.resume:
+    if not config.run.resume and _is_taken(uri):
         raise RunExistsError(
             f"run.name = {config.run.name!r}: {uri} already holds a run; choose another name, "
             "or continue it with run.resume=true"
         )
-    newest = next(checkpoint.find_checkpoints(uri), None) if exists else None
-    if newest:
-        problems = differences(newest.state.config, config.to_dict())
-        if newest.state.num_clips != num_clips:
-            problems.append(
-                f"data.manifest = {config.data.manifest}: selects {num_clips} clips, the run was started with "
-                f"{newest.state.num_clips}; another set of clips is another run"
-            )
-        if problems:
-            raise ConfigError(problems)
+
+
+def check_resume(config: Config, clips: pa.Table) -> None:
+    """Whether the newest checkpoint of the run, if any, can be continued with this configuration and these clips.
+
+    Errors:
+        RunExistsError: the name is taken and `run.resume` is off.
+        ConfigError: the checkpoint was made with another model, data, schedule or number of workers.
+    """
+    refuse_taken_name(config)
+    newest = next(checkpoint.find_checkpoints(run_uri(config)), None)
+    if newest is None:
+        return
+    state, run = newest.state, config.run
+    problems = differences(state.config, config.to_dict())
+    if state.world_size != run.workers:
+        problems.append(f"run.workers = {run.workers}: the run to be continued has {state.world_size}; set it to that")
+    if state.clips_sha256 != fingerprint(clips):
+        problems.append(
+            f"data.manifest = {config.data.manifest}: selects other clips ({clips.num_rows}) than the run was started "
+            f"with ({state.num_clips}); other clips are another run"
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def claim_run_folder(config: Config, clips: pa.Table) -> None:
+    """Make the run's folder and write its resolved config, or check that the run may go on there.
+
+    Errors:
+        RunExistsError, ConfigError: see `check_resume`.
+        StorageError: the path cannot be written to.
+    """
+    check_resume(config, clips)
+    uri = run_uri(config)
     # Ray's own list of checkpoints is bound to its exact version and to files that we may have pruned
     storage.remove_tree(storage.join(uri, "checkpoint_manager_snapshot.json"))
     storage.write_bytes(storage.join(uri, CONFIG_FILE), config_text(config).encode())
+
+
+def _is_taken(uri: str) -> bool:
+    return storage.exists(storage.join(uri, CONFIG_FILE)) or bool(checkpoint.sealed(uri))
 
 
 def config_text(config: Config) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 import ray.train
@@ -12,6 +14,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from discovr_ray.config import Config, RunPlan, derive_plan
 from discovr_ray.data import storage
+from discovr_ray.data.manifest import fingerprint
 from discovr_ray.errors import DiscovrError
 from discovr_ray.launch.embedded import embedded_manifest
 from discovr_ray.launch.preflight import (
@@ -20,6 +23,7 @@ from discovr_ray.launch.preflight import (
     claim_run_folder,
     config_text,
     load_clips,
+    refuse_taken_name,
     run_uri,
 )
 from discovr_ray.launch.stop import run_interruptible, start_stop_flag
@@ -72,15 +76,18 @@ def pretrain(config: Config) -> RunSummary:
         NonFiniteError, TooManyBadClipsError, CheckpointError: the run ended because of what it met.
         TrainingFailedError: workers died more often than `run.max_failures`.
     """
+    config = absolute_paths(config)
+    refuse_taken_name(config)
     check_cluster(config)
-    config = absolute_paths(embedded_manifest(config))
+    config = embedded_manifest(config)
     clips = load_clips(config)
     plan = derive_plan(config, clips.num_rows)
-    claim_run_folder(config, clips.num_rows)
+    claim_run_folder(config, clips)
     log_plan(config, plan)
 
     stop_flag = start_stop_flag()
-    trainer = _trainer(config, WorkerTask(config.to_dict(), run_uri(config), stop_flag))
+    uri = run_uri(config)
+    trainer = _trainer(config, WorkerTask(config.to_dict(), uri, fingerprint(clips), stop_flag))
     signals: list[int] = []
 
     def on_interrupt(number: int) -> None:
@@ -88,9 +95,13 @@ def pretrain(config: Config) -> RunSummary:
         logger.warning("signal %d: saving a checkpoint and ending; the same signal again ends at once", number)
         ray.get(stop_flag.request.remote())
 
-    result = run_interruptible(lambda: _fit(trainer), on_interrupt)
-    if result.error:
-        raise result.error
+    try:
+        result = run_interruptible(lambda: _fit(trainer), on_interrupt)
+        if result.error:
+            raise result.error
+    except DiscovrError:
+        logger.info("report of the failed run: %s", write_report(uri))
+        raise
     return _collect(config, plan, result.steps, signals[0] if result.stopped and signals else None)
 
 
@@ -157,13 +168,13 @@ def _first_cause(error: Exception) -> str:
 
 
 def _collect(config: Config, plan: RunPlan, steps: int, stopped_by: int | None) -> RunSummary:
-    """Copy the newest encoder beside the config and draw the report."""
+    """Copy the last checkpoint's encoder, once verified, beside the config, and draw the report."""
     uri = run_uri(config)
-    newest = next(checkpoint.find_checkpoints(uri), None)
-    if newest is None:
-        raise DiscovrError(f"{uri}: the run ended without a complete checkpoint")
-    for name in TAKE_HOME:
-        storage.write_bytes(storage.join(uri, name), storage.read_bytes(storage.join(newest.uri, name)))
+    with tempfile.TemporaryDirectory(prefix="discovr-take-home-") as folder:
+        saved = checkpoint.read(storage.join(uri, checkpoint.folder_name(steps)))
+        checked = checkpoint.fetch(saved, Path(folder), lambda name: name in TAKE_HOME)
+        for name in TAKE_HOME:
+            storage.put_file(str(checked.directory / name), storage.join(uri, name))
     return RunSummary(
         steps=steps,
         total_steps=plan.total_steps,

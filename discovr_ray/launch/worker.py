@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.train
 import torch
@@ -19,7 +20,7 @@ from ray.util.metrics import Gauge
 
 from discovr_ray.config import Config, derive_plan, parse_config
 from discovr_ray.data import storage
-from discovr_ray.data.manifest import read_manifest, select_clips
+from discovr_ray.data.manifest import fingerprint, read_manifest, select_clips
 from discovr_ray.data.stream import ClipFailure, ClipStream, MicroBatch, open_stream
 from discovr_ray.errors import CheckpointError, NonFiniteError, TooManyBadClipsError
 from discovr_ray.launch.logs import show_progress
@@ -41,6 +42,7 @@ class WorkerTask:
 
     config: dict[str, Any]
     run_uri: str
+    clips_sha256: str  # manifest.fingerprint of the clips that the driver checked
     stop_flag: Any  # handle of launch.stop.StopFlag
 
 
@@ -75,7 +77,7 @@ class _Session:
         self.device = _device(config)
         self._config = config
         self._task = task
-        self._clips = select_clips(read_manifest(config.data.manifest), config.data.split, config.data.label_filter)
+        self._clips = _clips(config, task.clips_sha256)
         self._plan = derive_plan(config, self._clips.num_rows)
         torch.manual_seed(config.run.seed)
         self._engine = Engine(Student(config), Teacher(config), config, self.world_size, self.device)
@@ -89,23 +91,31 @@ class _Session:
         known_bad = [str(record["clip_id"]) for record in read_records(self._task.run_uri, QUARANTINE_FILE)]
         dist.barrier()  # everybody has read before rank 0 writes
         if self.rank == 0:
+            checkpoint.retract(self._task.run_uri, newer_than=start_step)
             checkpoint.prune(self._task.run_uri, config.checkpoint.keep)
             self._log = RunLog(self._task.run_uri, config, plan, start_step)
             logger.info("starting at step %d of %d on %d workers", start_step, plan.total_steps, self.world_size)
         self._quarantine = Quarantine(config, plan.num_clips, known_bad)
-        steps = train(config, plan, self._engine, self, start_step, self._quarantine)
-        if self._log:
-            self._log.close()
+        try:
+            steps = train(config, plan, self._engine, self, start_step, self._quarantine)
+        finally:
+            if self._log:
+                self._log.close()
         return WorkerResult(steps=steps, stopped=steps < plan.total_steps)
 
     def _restore(self) -> int:
         """Optimiser steps done by the newest sound checkpoint, now loaded; 0 when there is none."""
         with tempfile.TemporaryDirectory(prefix="discovr-restore-") as folder:
             restored = checkpoint.restore(self._task.run_uri, Path(folder), self._engine.needs)
-            if restored is None:
-                return 0
-            self._engine.load(restored)
-            return restored.state.step
+            if restored:
+                self._engine.load(restored)
+                return restored.state.step
+        if damaged := checkpoint.sealed(self._task.run_uri):
+            raise CheckpointError(
+                f"{self._task.run_uri}: none of the {len(damaged)} checkpoints is sound (the warnings above say why); "
+                "the run does not start over by itself: remove them, or choose another run.name"
+            )
+        return 0
 
     def steps(self, start_step: int) -> Iterator[list[MicroBatch]]:
         if start_step >= self._plan.total_steps:
@@ -116,7 +126,7 @@ class _Session:
         stream = broadcast_from_rank_zero(stream)
         with closing(stream.steps(self.rank)) as steps:
             for batches in steps:
-                self._sample_batch = batches[0]
+                self._sample_batch = next((batch for batch in batches if batch.weights.any()), self._sample_batch)
                 yield batches
 
     def stop_requested(self) -> bool:
@@ -159,6 +169,7 @@ class _Session:
             step=step,
             samples_seen=step * self._config.engine.global_batch,
             num_clips=self._plan.num_clips,
+            clips_sha256=self._task.clips_sha256,
             world_size=self.world_size,
             zero_stage=self._config.engine.zero_stage,
             config=self._config.to_dict(),
@@ -174,6 +185,18 @@ class _Session:
             student_state = self._engine.student_state()
             if self.rank == 0 and self._sample_batch:
                 write_samples(folder, self._config, teacher_state, student_state, self._sample_batch)
+
+
+def _clips(config: Config, wanted: str) -> pa.Table:
+    """The run's rows of the manifest; refuses one that was written anew since the driver looked.
+
+    Errors:
+        CheckpointError: other clips than those that the run was started with.
+    """
+    clips = select_clips(read_manifest(config.data.manifest), config.data.split, config.data.label_filter)
+    if fingerprint(clips) != wanted:
+        raise CheckpointError(f"{config.data.manifest}: holds other clips than when the run was started")
+    return clips
 
 
 def _device(config: Config) -> torch.device:

@@ -40,6 +40,7 @@ class TrainState:
     world_size: int
     zero_stage: int
     config: dict[str, Any]
+    clips_sha256: str = ""  # manifest.fingerprint of those clips
     quarantined: list[str] = dataclasses.field(default_factory=list)  # ids of clips that failed so far
     versions: dict[str, str] = dataclasses.field(default_factory=dict)  # library -> version that wrote it
 
@@ -182,9 +183,28 @@ def restore(run_uri: str, local_dir: Path, needs: Callable[[str], bool]) -> Loca
         log.warning("%s is damaged on at least one rank; trying an older one", storage.join(run_uri, folder_name(step)))
 
 
+def retract(run_uri: str, newer_than: int) -> None:
+    """Take back the completeness of checkpoints that `restore` passed over, so that the run can write beyond them.
+
+    Their files stay until newer checkpoints replace them; checkpoint.json is renamed.
+    """
+    for uri in sealed(run_uri):
+        if _step(uri) > newer_than:
+            manifest = storage.join(uri, MANIFEST)
+            storage.write_bytes(f"{manifest}.damaged", storage.read_bytes(manifest))
+            storage.remove_tree(manifest)
+            log.warning("%s is damaged and no longer counts as a checkpoint", uri)
+
+
+def sealed(run_uri: str) -> list[str]:
+    """Folders with a checkpoint.json, newest first, sound or not."""
+    return [uri for uri in _folders(run_uri) if storage.exists(storage.join(uri, MANIFEST))]
+
+
 def prune(run_uri: str, keep: int, protect: Iterable[int] = ()) -> None:
     """Remove complete checkpoints beyond the newest `keep` (at least one), and incomplete folders older than those.
 
+    Looks at sizes, not at hashes: call `retract` first where `restore` found damage.
     An incomplete folder newer than the newest complete checkpoint may be on its way and stays. So do `protect`ed steps.
     """
     complete = [uri for uri in _folders(run_uri) if is_complete(uri)]

@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from discovr_ray.config import Config, RunPlan
 from discovr_ray.data import storage
+from discovr_ray.errors import StorageError
 
 if TYPE_CHECKING:  # the stream imports Ray, which the loop does not need
     from discovr_ray.data.stream import ClipFailure
@@ -69,14 +70,16 @@ class RunLog:
         self.publish()
 
     def publish(self) -> None:
-        """Make everything written so far visible in the run folder."""
+        """Make everything written so far visible in the run folder; storage that fails is tried again next time."""
         self._tensorboard.flush()
         self._published_at = time.monotonic()
         if not self._remote:
             return
-        for path in sorted(self._root.rglob("*")):
-            if path.is_file():
+        try:
+            for path in sorted(path for path in self._root.rglob("*") if path.is_file()):
                 storage.put_file(str(path), storage.join(self._run_uri, *path.relative_to(self._root).parts))
+        except StorageError as error:
+            logger.warning("the run's log could not be copied, training goes on: %s", error)
 
     def close(self) -> None:
         self.publish()
@@ -89,7 +92,8 @@ class RunLog:
             file.write(json.dumps(record) + "\n")
 
     def _write_all(self, name: str, records: list[dict[str, Any]]) -> None:
-        (self._root / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        storage.write_bytes(str(self._root / name), text.encode())  # all or nothing, also on a full disk
 
 
 def read_records(run_uri: str, name: str) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from pretrain_runs import Job, complete_steps, encoder_bytes, overrides, tiny_ru
 
 from discovr_ray import load_encoder
 from discovr_ray.data import storage
-from discovr_ray.errors import ConfigError, RunExistsError, StorageError, TooManyBadClipsError
+from discovr_ray.errors import CheckpointError, ConfigError, RunExistsError, StorageError, TooManyBadClipsError
 from discovr_ray.launch.trainer import RunSummary, pretrain
 from discovr_ray.train.run_log import read_records
 
@@ -73,15 +73,35 @@ def test_another_model_cannot_continue_a_run(finished: RunSummary, echo_manifest
     assert [problem.split(" ")[0] for problem in caught.value.problems] == ["model.num_prototypes", "run.seed"]
 
 
-def test_a_damaged_newest_checkpoint_is_skipped(finished: RunSummary, echo_manifest: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("harm", ["cut", "flip"])
+def test_a_damaged_newest_checkpoint_is_skipped(
+    finished: RunSummary, echo_manifest: str, tmp_path: Path, harm: str
+) -> None:
+    """A flipped bit leaves every size right; then nothing of that checkpoint may reach the result."""
     copy = tmp_path / "demo"
     shutil.copytree(folder(finished), copy)
     shard = next((copy / "step_00000008").glob("zero_pp_rank_1*"))
-    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content if harm == "flip" else content[: len(content) // 2])
     again = pretrain(tiny_run(echo_manifest, tmp_path, run__resume=True))
     assert again.steps == 8
     assert encoder_bytes(copy) == encoder_bytes(folder(finished))
     assert complete_steps(copy) == [8, 6]
+
+
+def test_a_run_without_a_sound_checkpoint_does_not_start_over(
+    finished: RunSummary, echo_manifest: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "demo"
+    shutil.copytree(folder(finished), copy)
+    for teacher in copy.glob("step_*/teacher.safetensors"):
+        content = bytearray(teacher.read_bytes())
+        content[-1] ^= 1
+        teacher.write_bytes(content)
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints is sound"):
+        pretrain(tiny_run(echo_manifest, tmp_path, run__resume=True))
+    assert [record["step"] for record in read_records(str(copy), "metrics.jsonl")] == list(range(1, 9))
 
 
 @pytest.mark.chaos
@@ -171,7 +191,8 @@ def damage(manifest: str, folder: Path) -> tuple[str, dict[str, str]]:
 
 def test_bad_clips_are_left_out_and_recorded(echo_manifest: str, tmp_path: Path) -> None:
     manifest, expected = damage(echo_manifest, tmp_path)
-    summary = pretrain(tiny_run(manifest, tmp_path / "runs", data__max_bad_fraction=0.5))
+    # one clip a pass: some passes hold nothing but a bad clip
+    summary = pretrain(tiny_run(manifest, tmp_path / "runs", data__max_bad_fraction=0.5, engine__micro_batch=1))
     assert summary.steps == 8
     found = {record["clip_id"]: record["reason"] for record in read_records(summary.run_uri, "quarantine.jsonl")}
     assert found.keys() <= expected.keys()
@@ -186,6 +207,7 @@ def test_too_many_bad_clips_stop_the_run(echo_manifest: str, tmp_path: Path) -> 
     with pytest.raises(TooManyBadClipsError, match=r"data\.max_bad_fraction = 0\.06 of 18 clips allows 1"):
         pretrain(tiny_run(manifest, tmp_path / "runs", data__max_bad_fraction=0.06))
     assert len(read_records(str(tmp_path / "runs" / "demo"), "quarantine.jsonl")) >= 2
+    assert (tmp_path / "runs" / "demo" / "report.html").exists()  # a failed run has a page too
 
 
 @pytest.mark.s3

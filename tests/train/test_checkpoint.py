@@ -199,6 +199,17 @@ def test_ranks_must_not_disagree_on_a_name(run: Path) -> None:
         checkpoint.seal(str(folder), [*records, other], state(30))
 
 
+def test_a_retracted_checkpoint_neither_counts_nor_crowds_out_new_ones(run: Path) -> None:
+    flip_a_bit(run / folder_name(30))
+    flip_a_bit(run / folder_name(20))  # sizes are right: only `restore` can tell
+    checkpoint.retract(str(run), newer_than=10)
+    assert steps_of(run) == [10]
+    assert (run / folder_name(30) / "shard_1.bin").exists()  # nothing is lost
+    write_checkpoint(run, 15)
+    checkpoint.prune(str(run), keep=1)
+    assert steps_of(run) == [15]
+
+
 @pytest.mark.parametrize(("keep", "left"), [(1, [30]), (2, [30, 20]), (5, [30, 20, 10]), (0, [30])])
 def test_prune_keeps_the_newest(run: Path, keep: int, left: list[int]) -> None:
     checkpoint.prune(str(run), keep)
