@@ -148,14 +148,17 @@ def step_flops(config: Config, num_clips: int) -> float:
     shown_image = patches - int(mask.image_ratio * patches)
     pixels = 3 * model.patch_size**2
 
-    def encode(sequences: int, tokens: int, frames_per_token: int, trained: bool) -> float:
-        blocks = _block_flops(tokens + 1, model.width, model.mlp_ratio) * model.depth
+    def encode(sequences: int, tokens: int, frames_per_token: int, trained: bool, cls_only: bool) -> float:
+        sizes = (tokens + 1, model.width, model.mlp_ratio)
+        blocks = _block_flops(*sizes) * (model.depth - 1) + _block_flops(*sizes, cls_only)
         embedding = 2 * tokens * pixels * frames_per_token * model.width  # pixels need no gradient
         return sequences * (blocks * (3 if trained else 1) + embedding * (2 if trained else 1))
 
-    teachers = encode(num_clips, patches * slices, model.tubelet_size, False) + encode(frames, patches, 1, False)
-    students = encode((mask.video_views + 1) * num_clips, shown_video, model.tubelet_size, True)
-    students += encode(mask.image_views * frames, shown_image, 1, True)
+    teachers = encode(num_clips, patches * slices, model.tubelet_size, trained=False, cls_only=True)
+    teachers += encode(frames, patches, 1, trained=False, cls_only=False)
+    video_views = (mask.video_views + 1) * num_clips
+    students = encode(video_views, shown_video, model.tubelet_size, trained=True, cls_only=False)
+    students += encode(mask.image_views * frames, shown_image, 1, trained=True, cls_only=True)
     tokens = patches * slices
     decoder = num_clips * model.decoder_depth * _block_flops(tokens, model.decoder_width, model.mlp_ratio)
     decoder += num_clips * 2 * (tokens + shown_video) * model.width * model.decoder_width
@@ -166,8 +169,9 @@ def step_flops(config: Config, num_clips: int) -> float:
     return teachers + head * (num_clips + frames) + students + 3 * (decoder + heads + scores)
 
 
-def _block_flops(tokens: int, width: int, mlp_ratio: float) -> float:
-    return 2 * tokens * width * width * (4 + 2 * mlp_ratio) + 4 * tokens * tokens * width
+def _block_flops(tokens: int, width: int, mlp_ratio: float, cls_only: bool = False) -> float:
+    outputs = 1 if cls_only else tokens
+    return 2 * width * width * (3 * tokens + (1 + 2 * mlp_ratio) * outputs) + 4 * tokens * outputs * width
 
 
 def _parts(step: OneStep, inputs: Inputs, targets: TeacherOutput) -> dict[str, Callable[[], object]]:

@@ -49,7 +49,7 @@ class Student(nn.Module):
         self.video_head = ProjectionHead(config.model)
         self.decoder = Decoder(config)
         self.prototypes = Prototypes(config.model)
-        self.image = Encoder(image_spec(config), recompute)
+        self.image = Encoder(image_spec(config), recompute, cls_only=True)
         self.image_head = ProjectionHead(config.model)
 
     def forward(
@@ -94,7 +94,7 @@ class Teacher(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.tubelet_size = config.model.tubelet_size
-        self.video = Encoder(video_spec(config))
+        self.video = Encoder(video_spec(config), cls_only=True)
         self.video_head = ProjectionHead(config.model)
         self.image = Encoder(image_spec(config))
         self.image_head = ProjectionHead(config.model)

@@ -62,6 +62,16 @@ def test_views_in_one_pass_equal_views_one_by_one() -> None:
         torch.testing.assert_close((one_cls, one_patches), tuple(model(clips, view)), rtol=0, atol=1e-6)
 
 
+def test_the_cls_token_alone_is_the_same_cls_token() -> None:
+    model, clips = encoder(), random_clips(CONFIG, 2)
+    alone = Encoder(video_spec(CONFIG), cls_only=True)
+    alone.load_state_dict(model.state_dict())
+    for visible in (None, torch.tensor([[[0, 4], [1, 5]]])):
+        cls, patches = alone(clips, visible)
+        torch.testing.assert_close(cls, model(clips, visible).cls, rtol=0, atol=1e-6)
+        assert patches.shape == (*cls.shape[:-1], 0, 24)
+
+
 def test_wrong_clips_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(2, 3, 4, 8, 8\).*\(3, 4, 16, 16\)"):
         encoder()(torch.zeros(2, 3, 4, 8, 8))
