@@ -24,9 +24,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from discovr_ray.config import LossConfig, ModelConfig
+from discovr_ray.model.blocks import sinusoid
+from discovr_ray.model.decoder import Decoder
 from discovr_ray.model.discovr import split_frames, tubelet_features
 from discovr_ray.model.heads import Prototypes
-from discovr_ray.model.vit import Decoder, patchify, sinusoid
+from discovr_ray.model.vit import patchify
 from discovr_ray.objective.distillation import distillation_loss, logit_sum, update_centre
 from discovr_ray.objective.scd import scd_loss
 from discovr_ray.objective.sinkhorn import assign, sinkhorn_scaling

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from discovr_ray.config import Config
+from discovr_ray.model.decoder import Decoder
 from discovr_ray.model.heads import ProjectionHead, Prototypes
-from discovr_ray.model.vit import Decoder, Encoder, image_spec, video_spec
+from discovr_ray.model.vit import Encoder, image_spec, video_spec
 
 
 class StudentOutput(NamedTuple):

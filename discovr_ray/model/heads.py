@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from discovr_ray.config import ModelConfig
-from discovr_ray.model.vit import init_weights
+from discovr_ray.model.blocks import init_weights
 
 
 class UnitRowLinear(nn.Module):

@@ -9,7 +9,9 @@ import torch
 from tiny_model import random_clips, tiny_config
 
 from discovr_ray.config import MODEL_SIZES
-from discovr_ray.model.vit import Block, Decoder, Encoder, attend, image_spec, patchify, sinusoid, video_spec
+from discovr_ray.model.blocks import Block, attend, sinusoid
+from discovr_ray.model.decoder import Decoder
+from discovr_ray.model.vit import Encoder, image_spec, patchify, video_spec
 
 CONFIG = tiny_config()
 
