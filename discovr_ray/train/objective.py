@@ -131,9 +131,7 @@ def pass_losses(
     )
     scd = scd_loss(output.video_scores, output.image_scores, *scalings, one.weights, total_weight, loss)
     total = loss.w_vid * vid + loss.w_img * img + loss.w_scd * scd
-    nearest = output.video_scores.detach()[one.weights > 0].argmax(-1).flatten()
-    counts = torch.bincount(nearest, minlength=output.video_scores.shape[-1]).float()
-    return Losses(vid, img, scd, total), counts
+    return Losses(vid, img, scd, total), _nearest_counts(output.video_scores.detach(), one.weights)
 
 
 def update_centres(config: Config, teacher: Teacher, passes: Sequence[Pass], total_weight: float) -> None:
@@ -146,6 +144,16 @@ def update_centres(config: Config, teacher: Teacher, passes: Sequence[Pass], tot
     ).sum(0)
     update_centre(teacher.video_centre, video_sum, total_weight, momentum, group)
     update_centre(teacher.image_centre, image_sum, total_weight * num_frames, momentum, group)
+
+
+def _nearest_counts(scores: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """[K]: tokens of scores [B, N, K] by their nearest prototype, without those of clips of weight [B] 0.
+
+    The scores are neither copied nor waited for; bincount would wait for the GPU to learn the length of its answer.
+    """
+    nearest = scores.argmax(-1)
+    token_weights = weights.float()[:, None].expand(nearest.shape)
+    return torch.zeros(scores.shape[-1], device=scores.device).index_add_(0, nearest.flatten(), token_weights.flatten())
 
 
 def _scalings(config: Config, outputs: Sequence[StudentOutput], weights: Sequence[torch.Tensor]) -> Scalings:

@@ -1,14 +1,16 @@
-"""What one accumulation pass costs the teachers."""
+"""What one accumulation pass costs the teachers, and what it counts."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
+import torch
 from loop_runs import NUM_CLIPS, LocalContext, build_engine, tiny_config
 
 from discovr_ray.config import derive_plan
 from discovr_ray.train.loop import train
+from discovr_ray.train.objective import _nearest_counts
 from discovr_ray.train.quarantine import Quarantine
 
 
@@ -29,3 +31,8 @@ def test_teachers_see_each_clip_and_each_frame_once_a_step() -> None:
     )
     assert steps == 1
     assert seen == {"video": [4, 4], "image": [16, 16]}  # 8 clips of 4 frames in two passes
+
+
+def test_tokens_are_counted_by_their_nearest_prototype_without_failed_clips() -> None:
+    scores = torch.eye(4)[torch.tensor([[0, 1, 1], [3, 3, 3], [2, 1, 0]])]  # three clips, the second failed
+    assert _nearest_counts(scores, torch.tensor([1.0, 0.0, 1.0])).tolist() == [2.0, 3.0, 1.0, 0.0]
