@@ -42,6 +42,17 @@ def test_shards_get_the_bits_of_the_whole(parts: int) -> None:
     assert torch.equal(torch.cat([shard for shard, _ in shards]), teacher)
 
 
+def test_many_tensors_get_the_bits_of_one_at_a_time() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1003,), (17, 9), (0,), (1,), (5, 3, 2)]
+    pairs = [(torch.randn(s, generator=generator), torch.randn(s, generator=generator)) for s in shapes]
+    expected = [teacher.clone().lerp_(student, 1.0 - 0.996) for teacher, student in pairs]
+    ema.update(iter(pairs), 0.996)
+    for (teacher, _), tensor in zip(pairs, expected, strict=True):
+        assert torch.equal(teacher, tensor)
+    ema.update([], 0.996)
+
+
 def test_copy() -> None:
     teacher, student = torch.zeros(3), torch.randn(3)
     ema.copy([(teacher, student)])
