@@ -28,7 +28,7 @@ class Context(Protocol):
         """Take the metrics of a logged step; rank 0 only."""
 
     def quarantine(self, step: int, failures: Sequence[ClipFailure]) -> None:
-        """Keep a record of clips that failed for the first time; rank 0 only."""
+        """Keep a record of clips that failed for the first time, in the run's step `step`, from 1; rank 0 only."""
 
     def save(self, step: int) -> None:
         """Write a checkpoint of the engine as it is after `step` optimiser steps. (all)"""

@@ -103,7 +103,7 @@ class Engine:
         self._passes_done = 0
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        number = self._engine.global_steps
+        number = self._engine.global_steps + 1  # as the log counts
         norm = self._whole_gradient_norm() if self._stage == 0 else None
         if norm is None or math.isfinite(norm):
             self._engine.step()

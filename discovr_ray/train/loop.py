@@ -55,7 +55,7 @@ def train(
             engine.backward(losses.total * (context.world_size * len(passes)))
             total, counts = total.plus(losses), counts + pass_counts
         total = total.over_ranks()
-        _refuse_non_finite(step, total)
+        _refuse_non_finite(step + 1, total)
 
         grad_norm = engine.step(values.lr)
         engine.update_teacher(values.ema_momentum)

@@ -37,6 +37,10 @@ class Quarantine:
     def agree(self, step: int, batches: Sequence[MicroBatch], context: Context) -> Agreement:
         """One reduction a step; reasons are gathered only when a clip failed. Every rank must call it.
 
+        Args:
+            step: the optimiser step that is about to be done, from 0. People and files are told step + 1, the number
+                under which the log has it.
+
         Errors:
             TooManyBadClipsError: on every rank, after the failures were recorded.
         """
@@ -50,7 +54,7 @@ class Quarantine:
         if num_failures:
             self._record(step, failures, context)
         if total_weight == 0:
-            raise TooManyBadClipsError(f"step {step}: every clip of the global batch failed; see quarantine.jsonl")
+            raise TooManyBadClipsError(f"step {step + 1}: every clip of the global batch failed; see quarantine.jsonl")
         return Agreement(total_weight, stops > 0, len(self.clip_ids))
 
     def _record(self, step: int, failures: list[ClipFailure], context: Context) -> None:
@@ -59,9 +63,9 @@ class Quarantine:
         new = {item.clip_id: item for part in gathered for item in part if item.clip_id not in self.clip_ids}
         self.clip_ids.update(new)
         if context.rank == 0:
-            context.quarantine(step, list(new.values()))
+            context.quarantine(step + 1, list(new.values()))
         if len(self.clip_ids) > self._max_bad:
             examples = "; ".join(f"{item.clip_id}: {item.reason}" for item in list(new.values())[:3])
             raise TooManyBadClipsError(
-                f"step {step}: {len(self.clip_ids)} clips failed, {self._rule}; newest: {examples}"
+                f"step {step + 1}: {len(self.clip_ids)} clips failed, {self._rule}; newest: {examples}"
             )

@@ -64,6 +64,7 @@ class LocalContext:
         self.records: list[dict[str, float]] = []
         self.saved: list[int] = []
         self.failures: list[ClipFailure] = []
+        self.quarantined_at: list[int] = []
         self.seen: list[list[str]] = []
         self._config = config
         self._bad = set(bad)
@@ -103,6 +104,7 @@ class LocalContext:
 
     def quarantine(self, step: int, failures: Sequence[ClipFailure]) -> None:
         self.failures.extend(failures)
+        self.quarantined_at.append(step)
 
     def save(self, step: int) -> None:
         self.saved.append(step)

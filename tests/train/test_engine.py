@@ -135,7 +135,7 @@ def test_a_gradient_that_is_not_finite_stops_all_ranks(two_ranks: list[dict[Any,
     for stage in STAGES:
         for rank in range(2):
             message, weights_stayed = two_ranks[rank][stage, "non-finite"]
-            assert "step 4: the gradient's norm is" in message, (stage, rank)
+            assert "step 5: the gradient's norm is" in message, (stage, rank)
             assert weights_stayed, (stage, rank)
 
 

@@ -105,9 +105,13 @@ def test_too_many_bad_clips_end_the_run_after_they_were_recorded() -> None:
     config = tiny_config(data={"max_bad_fraction": 0.1})
     bad = [f"clip-{row}" for row in range(6)]
     engine, context = build_engine(config), LocalContext(config, bad)
-    with pytest.raises(TooManyBadClipsError, match=r"max_bad_fraction = 0.1 of 24 clips allows 2.*clip-\d+: damaged"):
+    with pytest.raises(
+        TooManyBadClipsError, match=r"max_bad_fraction = 0.1 of 24 clips allows 2.*clip-\d+: damaged"
+    ) as error:
         train(config, derive_plan(config, NUM_CLIPS), engine, context, 0, Quarantine(config, NUM_CLIPS))
     assert len(context.failures) >= 3
+    assert str(error.value).startswith(f"step {len(context.seen)}: ")
+    assert context.quarantined_at[-1] == len(context.seen)  # the first step is step 1
 
 
 def test_known_bad_clips_of_an_earlier_session_count() -> None:
@@ -129,8 +133,7 @@ def test_non_finite_loss_stops_all_ranks_at_one_step(tmp_path: Path) -> None:
     config = tiny_config(engine={"micro_batch": 4}, run={"workers": 2})
     first, second = run_ranks(2, run_until_nan, tmp_path, config)
     assert first == second
-    assert "step 2" in first
-    assert "loss_vid is nan" in first
+    assert "step 3: loss_vid is nan" in first  # as the log counts, from 1
 
 
 def run_until_nan(rank: int, config: Config) -> str:
