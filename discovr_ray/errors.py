@@ -30,6 +30,10 @@ class StorageError(DiscovrError):
     """A path that cannot be read from or written to."""
 
 
+class MissingFileError(StorageError):
+    """No file to be had at this path: not there, no file, or refused to this user. Asking again does not help."""
+
+
 class ClipError(DiscovrError):
     """One clip that cannot be used: unreadable, changed since ingest, or undecodable. The message is the reason."""
 

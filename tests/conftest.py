@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from rclone_server import client_environment, free_port, start_server, wait_for_server
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a stray token file must not change what the tests do
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -59,26 +56,13 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server that checks signatures, on loopback; its AWS_* variables stay set for the session."""
     root = tmp_path_factory.mktemp("s3")
     (root / "bucket").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    rclone = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", str(root)]
-    process = subprocess.Popen(
-        [*rclone, "--addr", f"127.0.0.1:{port}", "--auth-key", "testkey,testsecret", "--vfs-cache-mode", "off"],
-        env=os.environ | {"RCLONE_CONFIG": "/dev/null"},
-    )
-    environment = {
-        "AWS_ACCESS_KEY_ID": "testkey",
-        "AWS_SECRET_ACCESS_KEY": "testsecret",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-    }
+    port = free_port()
+    process = start_server(root, port)
+    environment = client_environment(port)
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
-        _wait_for_port(port, process)
+        wait_for_server(port, process)
         yield S3Server("s3://bucket", root / "bucket", environment)
     finally:
         process.terminate()
@@ -88,13 +72,3 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise RuntimeError(f"rclone does not listen on port {port} (exit code {process.poll()})")

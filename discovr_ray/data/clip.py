@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from discovr_ray.config import DataConfig
-from discovr_ray.data import storage
 from discovr_ray.data.decode import Frames, decode_frames
+from discovr_ray.data.outage import read_through_outage
 from discovr_ray.data.window import choose_window
-from discovr_ray.errors import ClipError, StorageError
+from discovr_ray.errors import ClipError, MissingFileError
 
 READ_ATTEMPTS = 2  # a transport can cut or flip bytes without an error; the second read tells it from a changed file
 
@@ -30,7 +30,8 @@ def load_clip(row: Mapping[str, Any], data: DataConfig, position: float) -> Clip
         row: a manifest row (uri, format, num_frames, fps, height, width, num_bytes, sha256).
         position: in [0, 1), place of the window in the video.
     Errors:
-        ClipError: anything that is wrong with this clip, storage included; the message is the reason.
+        ClipError: anything that is wrong with this clip, a missing file included; the message is the reason.
+        StorageError: the storage did not answer for minutes, which is no clip's fault.
     """
     window = choose_window(row["num_frames"], row["fps"], data, position)
     content = _read_checked(row)
@@ -59,8 +60,8 @@ def _read_checked(row: Mapping[str, Any]) -> bytes:
     reason = ""
     for _ in range(READ_ATTEMPTS):
         try:
-            content = storage.read_bytes(row["uri"])
-        except StorageError as error:
+            content = read_through_outage(row["uri"])
+        except MissingFileError as error:
             raise ClipError(str(error)) from error
         if len(content) != row["num_bytes"]:
             reason = f"the file has {len(content)} bytes, {row['num_bytes']} at ingest"

@@ -33,6 +33,9 @@ def decode_micro_batch(clips: pa.Table, number: int, plan: StreamPlan, data: Dat
 
     Returns columns of b rows: number int64, clip_id, clip_key int64, frames uint8 [b, T, S, S], num_padded int64,
     reason (empty for a good clip). A clip that fails keeps its row, with frames of zeros and its reason.
+
+    Errors:
+        StorageError: the storage did not answer for minutes; ends the task, and with it the stream.
     """
     assignment = plan.assignment(number)
     rows = [clips.slice(row, 1).to_pylist()[0] for row in assignment.rows.tolist()]

@@ -1,7 +1,8 @@
 """Paths and bytes: every file of every job is a local path or an s3:// URI and goes through these functions.
 
 S3 settings come from the AWS_* variables of the process; `environment()` hands them on to workers.
-All failures are errors.StorageError, naming the path and the cause.
+All failures are errors.StorageError, naming the path and the cause; errors.MissingFileError where the path alone is to
+blame, so that nobody asks again.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from discovr_ray.errors import StorageError
+from discovr_ray.errors import MissingFileError, StorageError
 
 READ_TIMEOUT_S = 3  # a stalled GET is asked for again after this long
 WRITE_TIMEOUT_S = 60  # a server may acknowledge a large part late
 CONNECT_TIMEOUT_S = 2
+# what S3 says when only this object is at fault; an expired token or a missing bucket concerns all of them
+CODES_OF_ONE_OBJECT = {"NoSuchKey", "404", "AccessDenied", "403", "InvalidObjectState", "KeyTooLongError"}
 MAX_ATTEMPTS = 4  # of one request, up to 7 s apart in all; s3fs begins anew when a body breaks off
 
 
@@ -48,7 +51,7 @@ def absolute(uri: str) -> str:
         return uri.rstrip("/")
     local = uri.removeprefix("file://")
     if "://" in local:
-        raise StorageError(f"{uri}: only local paths and s3:// are supported")
+        raise MissingFileError(f"{uri}: only local paths and s3:// are supported")
     return os.path.abspath(os.path.expanduser(local))
 
 
@@ -113,7 +116,7 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
     with _reported(uri, "list"):
         found = [f"s3://{path}" for path in _s3().find(uri)] if is_s3(uri) else list(_walk(absolute(uri)))
     if not found and not exists(uri):
-        raise StorageError(f"{uri}: no such file or folder")
+        raise MissingFileError(f"{uri}: no such file or folder")
     endings = tuple(suffix.lower() for suffix in suffixes)
     return sorted(path for path in found if not endings or path.lower().endswith(endings))
 
@@ -211,7 +214,17 @@ def _reported(uri: str, action: str) -> Iterator[None]:
         cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         if isinstance(error, FileNotFoundError):
             cause = "no such file or folder"
-        raise StorageError(f"{uri}: cannot {action}: {cause or type(error).__name__}") from error
+        kind = MissingFileError if _is_of_one_file(error) else StorageError
+        raise kind(f"{uri}: cannot {action}: {cause or type(error).__name__}") from error
+
+
+def _is_of_one_file(error: BaseException) -> bool:
+    """Whether other files of the same storage can still be read."""
+    response = getattr(error.__cause__, "response", None)  # of botocore's ClientError, which s3fs translates
+    if response is not None:
+        return response["Error"]["Code"] in CODES_OF_ONE_OBJECT
+    # a ValueError is about a malformed name of a bucket
+    return isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError | ValueError)
 
 
 def _replace(path: str, fill: Callable[[str], object]) -> None:

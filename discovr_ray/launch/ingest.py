@@ -59,6 +59,7 @@ def ingest(
     Errors:
         StorageError: a source holds nothing, or a place cannot be read or written.
         ManifestError: not one file is usable (rejected.parquet says why), a table lacks a column, a bad pattern.
+        StreamError: the storage stopped answering on the way.
     """
     check_pattern(patient_pattern)
     output = storage.absolute(output)

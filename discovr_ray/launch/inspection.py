@@ -18,7 +18,8 @@ from ray.exceptions import RayError
 
 from discovr_ray.data import storage
 from discovr_ray.data.decode import check_all_frames, probe
-from discovr_ray.errors import ClipError, ManifestError, StorageError
+from discovr_ray.data.outage import read_through_outage
+from discovr_ray.errors import ClipError, ManifestError, MissingFileError, StorageError, StreamError
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,10 @@ CRASHED = "the process that looked at this file died (a crash of the decoder, or
 
 
 class Facts(NamedTuple):
-    """What a file says about itself; `reason` is empty when it is usable, else everything else is."""
+    """What a file says about itself; `reason` is empty when it is usable, else everything else is.
+
+    `outage`: the storage did not answer, which says nothing about the file.
+    """
 
     format: str = ""
     num_frames: int = 0
@@ -39,19 +43,22 @@ class Facts(NamedTuple):
     num_bytes: int = 0
     sha256: str = ""
     reason: str = ""
+    outage: bool = False
 
 
 def inspect_file(uri: str) -> Facts:
     """Facts of one file, or why it cannot be used."""
     try:
-        content = storage.read_bytes(uri)
+        content = read_through_outage(uri)
         info = probe(content)
         if info.num_frames < 2:
             return Facts(reason="one frame: a still image, not a video")
         check_all_frames(content, info)
         return Facts(*info, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-    except (ClipError, StorageError) as error:
+    except (ClipError, MissingFileError) as error:
         return Facts(reason=str(error))
+    except StorageError as error:
+        return Facts(reason=str(error), outage=True)
 
 
 def inspect_files(uris: Sequence[str], inspect: Callable[[str], Facts] = inspect_file) -> list[Facts]:
@@ -62,6 +69,7 @@ def inspect_files(uris: Sequence[str], inspect: Callable[[str], Facts] = inspect
 
     Errors:
         ManifestError: no process could look at anything, as when the package is missing on the workers.
+        StreamError: the storage did not answer for minutes; no file is rejected for that.
     """
     answers: dict[int, Facts] = {}
     progress = _Progress(len(uris))
@@ -70,6 +78,10 @@ def inspect_files(uris: Sequence[str], inspect: Callable[[str], Facts] = inspect
         if files_per_block == 1 and not answers and len(uris) > 4 * FILES_PER_BLOCK:
             break  # many blocks and not one answer: no file's fault
         for index, facts in _one_pass(uris, missing, files_per_block, inspect):
+            if facts.outage:
+                raise StreamError(
+                    f"after {len(answers)} of {len(uris)} files the storage does not answer: {facts.reason}"
+                )
             answers[index] = facts
             progress.show(len(answers))
     if uris and not answers:

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from discovr_ray.config import DataConfig
-from discovr_ray.data import storage
+from discovr_ray.data import outage, storage
 from discovr_ray.data.clip import load_clip
 from discovr_ray.data.manifest import read_manifest
-from discovr_ray.errors import ManifestError, StorageError
+from discovr_ray.errors import ManifestError, StorageError, StreamError
 from discovr_ray.launch import ingest as ingest_module
 from discovr_ray.launch import inspection
 from discovr_ray.launch.ingest import SplitRule, ingest
@@ -182,6 +182,15 @@ def test_a_file_that_kills_its_process_costs_only_itself(monkeypatch: pytest.Mon
     assert reasons.pop("killer") == inspection.CRASHED
     assert reasons.pop("odd") == "MemoryError: too much"
     assert set(reasons.values()) == {""}
+
+
+def test_storage_that_does_not_answer_rejects_no_file() -> None:
+    def asked_in_vain(uri: str) -> inspection.Facts:
+        outage.PAUSES_S = ()
+        return inspection.inspect_file(uri)
+
+    with pytest.raises(StreamError, match=r"of 2 files the storage does not answer: .*mem: cannot read: Input/output"):
+        inspection.inspect_files(["/proc/self/mem", "/missing"], asked_in_vain)
 
 
 @pytest.mark.chaos

@@ -45,8 +45,8 @@ class ClipStream:
         All ranks must read, and at about the same pace. Close the iterator to end early.
 
         Errors:
-            StreamError: decoding stopped (a decode process died again and again, Ray failed), nothing arrived for
-                reader.STALL_LIMIT_S, or blocks came in a wrong order.
+            StreamError: decoding stopped (a decode process died again and again, storage did not answer, Ray failed),
+                nothing arrived for reader.STALL_LIMIT_S, or blocks came in a wrong order.
         """
         spec: StreamSpec = ray.get(self._feeder.spec.remote())
         reader = Reader(spec, self._feeder, rank)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +16,7 @@ from ray.exceptions import RayError
 
 from discovr_ray.data.plan import Segment, StreamPlan
 from discovr_ray.data.stream.feeder import DECODE_RETRIES, StreamSpec
-from discovr_ray.errors import StreamError
+from discovr_ray.errors import StorageError, StreamError
 
 if TYPE_CHECKING:  # decode processes import this room and need no torch
     import torch
@@ -28,6 +29,8 @@ STALL_REASONS = (
     "Decoding needs data.decode_cpus free CPUs beside the training workers, storage that answers, and all ranks "
     "reading; `ray status` shows which CPUs are taken."
 )
+# Ray hands an error of a task on as the text of its stack, within that of every process on the way
+OUTAGE_IN_STACK = rf"^{re.escape(StorageError.__module__)}\.{StorageError.__name__}: (.*)$"
 
 
 class ClipFailure(NamedTuple):
@@ -153,6 +156,9 @@ def _micro_batch(block: dict[str, Any], plan: StreamPlan) -> MicroBatch:
 
 
 def _explain(error: Exception) -> str:
+    outages = re.findall(OUTAGE_IN_STACK, str(error), re.MULTILINE)
+    if outages:
+        return f"the storage of the clips does not answer: {outages[-1]}"
     if isinstance(error, RayError) and "WorkerCrashedError" in f"{type(error).__name__} {error}":
         return (
             f"a decode process died {DECODE_RETRIES + 1} times at the same micro-batch, so one of the next clips makes "

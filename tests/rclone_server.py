@@ -1,0 +1,46 @@
+"""A real S3 server on loopback, which checks signatures: rclone, installed by the `dev` extra."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def start_server(root: Path, port: int) -> subprocess.Popen[bytes]:
+    """Serve the folders in `root` as buckets; returns before it listens."""
+    rclone = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", str(root)]
+    return subprocess.Popen(
+        [*rclone, "--addr", f"127.0.0.1:{port}", "--auth-key", "testkey,testsecret", "--vfs-cache-mode", "off"],
+        env=os.environ | {"RCLONE_CONFIG": "/dev/null"},
+    )
+
+
+def client_environment(port: int) -> dict[str, str]:
+    return {
+        "AWS_ACCESS_KEY_ID": "testkey",
+        "AWS_SECRET_ACCESS_KEY": "testsecret",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    }
+
+
+def wait_for_server(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise RuntimeError(f"rclone does not listen on port {port} (exit code {process.poll()})")
