@@ -42,7 +42,8 @@ class Quarantine:
                 under which the log has it.
 
         Errors:
-            TooManyBadClipsError: on every rank, after the failures were recorded.
+            TooManyBadClipsError: on every rank, after the failures were recorded. Also when no clip of the global
+                batch is left, whatever `data.max_bad_fraction` allows: such a step has no gradient.
         """
         weight = float(sum(batch.weights.sum() for batch in batches))
         failures = [failure for batch in batches for failure in batch.failures]

@@ -114,6 +114,19 @@ def test_too_many_bad_clips_end_the_run_after_they_were_recorded() -> None:
     assert context.quarantined_at[-1] == len(context.seen)  # the first step is step 1
 
 
+def test_a_step_without_any_clip_ends_the_run_whatever_is_allowed() -> None:
+    config = tiny_config(data={"max_bad_fraction": 1.0})
+    plan = derive_plan(config, NUM_CLIPS)
+    rehearsal = LocalContext(config)
+    next(steps := rehearsal.steps(0))
+    next(steps)
+    engine, context = build_engine(config), LocalContext(config, bad=rehearsal.seen[1])
+    with pytest.raises(TooManyBadClipsError, match="step 2: every clip of the global batch failed"):
+        train(config, plan, engine, context, 0, Quarantine(config, NUM_CLIPS))
+    assert len(context.records) == 1  # the step before it was done
+    assert {failure.clip_id for failure in context.failures} == set(rehearsal.seen[1])
+
+
 def test_known_bad_clips_of_an_earlier_session_count() -> None:
     config = tiny_config(data={"max_bad_fraction": 0.1})
     quarantine = Quarantine(config, NUM_CLIPS, known=["a", "b"])
