@@ -2,7 +2,8 @@
 
     python benchmarks/synthetic.py [--clips 1000] [--workers 2] [--json]
 
-Keys: cpu_s_per_clip (all processes, their start included), wall_s, clips, workers. Aim: 1,000 clips in 180 s on 2 cores.
+Keys: cpu_s_per_clip (all processes, their start included), wall_s, clips, workers. Aim: 1,000 clips in 180 s on 2
+cores.
 """
 
 from __future__ import annotations
