@@ -40,7 +40,7 @@ def train(
         TooManyBadClipsError: more clips failed than `data.max_bad_fraction` allows, on all ranks at the same step.
     """
     teacher = engine.teacher
-    metrics = Metrics(config, plan, teacher)
+    metrics = Metrics(config, plan, teacher, context.rank)
     step = saved_step = start_step
     for batches in _timed(context.steps(start_step), metrics):
         agreed = quarantine.agree(step, batches, context)
@@ -54,18 +54,18 @@ def train(
             # DeepSpeed averages over ranks and passes, while the losses are shares of a global sum
             engine.backward(losses.total * (context.world_size * len(passes)))
             total, counts = total.plus(losses), counts + pass_counts
-        total = total.over_ranks()
-        _refuse_non_finite(step + 1, total)
+        global_losses = total.over_ranks()
+        _refuse_non_finite(step + 1, global_losses)
 
         grad_norm = engine.step(values.lr)
         engine.update_teacher(values.ema_momentum)
         update_centres(config, teacher, passes, agreed.total_weight)
         step += 1
 
-        metrics.observe(passes, total, counts, grad_norm)
+        metrics.observe(passes, global_losses, counts, grad_norm)
         if step % config.run.log_every_steps == 0 or step in (start_step + 1, plan.total_steps):
             record = metrics.record(step, values, agreed.num_bad)
-            if context.rank == 0:
+            if record is not None:
                 context.record(record)
         if step % config.checkpoint.every_steps == 0 or step == plan.total_steps or agreed.stop:
             context.save(step)
@@ -87,7 +87,7 @@ def _timed(steps: Iterator[list[MicroBatch]], metrics: Metrics) -> Iterator[list
         yield batches
 
 
-def _refuse_non_finite(step: int, losses: Losses) -> None:
-    for name, value in losses.named().items():
+def _refuse_non_finite(step: int, losses: dict[str, float]) -> None:
+    for name, value in losses.items():
         if not math.isfinite(value):
             raise NonFiniteError(f"step {step}: {name} is {value}; the weights of this step were not updated")

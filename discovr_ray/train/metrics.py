@@ -19,19 +19,24 @@ import torch.nn.functional as F
 from discovr_ray.config import Config, RunPlan
 from discovr_ray.model.discovr import Teacher
 from discovr_ray.schedules import StepValues
-from discovr_ray.train.objective import Losses, Pass
+from discovr_ray.train.objective import Pass
 
 FEATURES_KEPT = 512  # recent clips, per rank, that feature_std and rank_me are computed from
 
 
 class Metrics:
-    """Collects over the steps between two records. Rank 0's clips stand for all where a figure needs features."""
+    """Collects over the steps between two records, which rank 0 makes.
 
-    def __init__(self, config: Config, plan: RunPlan, teacher: Teacher) -> None:
+    Its own clips and waits stand for those of all ranks; losses and prototype counts are everybody's.
+    """
+
+    def __init__(self, config: Config, plan: RunPlan, teacher: Teacher, rank: int) -> None:
         self._config = config
         self._plan = plan
         self._teacher = teacher
-        self._features: deque[torch.Tensor] = deque(maxlen=max(1, FEATURES_KEPT // config.engine.micro_batch))
+        self._rank = rank
+        passes_kept = max(1, FEATURES_KEPT // config.engine.micro_batch)
+        self._features: deque[tuple[torch.Tensor, torch.Tensor]] = deque(maxlen=passes_kept)  # with clips' weights
         self._counts: torch.Tensor | None = None
         self._start_window()
 
@@ -39,26 +44,40 @@ class Metrics:
         """Time spent waiting for the next step's clips."""
         self._wait_s += seconds
 
-    def observe(self, passes: Sequence[Pass], total: Losses, prototype_counts: torch.Tensor, grad_norm: float) -> None:
-        """After every optimiser step; `prototype_counts` [K] counts tokens by their nearest prototype."""
+    def observe(
+        self, passes: Sequence[Pass], losses: dict[str, float], prototype_counts: torch.Tensor, grad_norm: float
+    ) -> None:
+        """After every optimiser step, with the global losses; never waits for the device.
+
+        `prototype_counts` [K] counts this rank's tokens by their nearest prototype.
+        """
         for one in passes:
-            self._features.append(one.teacher.video_features[one.weights > 0].float().cpu())
+            if self._rank == 0:  # copies, because features are a slice of all tokens, which would stay in memory
+                self._features.append((one.teacher.video_features.to(torch.float32, copy=True), one.weights))
             self._padded += one.num_padded
             self._frames += one.clips.shape[0] * one.clips.shape[2]
-        self._last = passes[-1]
-        self._losses.append(total.named())
+        self._video_logits, self._image_logits = passes[-1].teacher.video_logits, passes[-1].teacher.image_logits
+        self._losses.append(losses)
         self._counts = prototype_counts if self._counts is None else self._counts + prototype_counts
         self._grad_norm = grad_norm
 
-    def record(self, step: int, values: StepValues, num_bad: int) -> dict[str, float]:
-        """Means since the last record, as plain numbers. Every rank must call it after `observe`."""
+    def record(self, step: int, values: StepValues, num_bad: int) -> dict[str, float] | None:
+        """Means since the last record, as plain numbers; None on all ranks but 0.
+
+        Every rank must call it, after `observe`.
+        """
         assert self._counts is not None
         dist.all_reduce(self._counts)
+        record = self._figures(step, values, num_bad, self._counts) if self._rank == 0 else None
+        self._start_window()
+        return record
+
+    def _figures(self, step: int, values: StepValues, num_bad: int, counts: torch.Tensor) -> dict[str, float]:
         elapsed = time.perf_counter() - self._started
         steps = len(self._losses)
-        teacher, output, tau = self._teacher, self._last.teacher, values.teacher_temperature
-        features = torch.cat(list(self._features))
-        record = {
+        teacher, tau = self._teacher, values.teacher_temperature
+        features = torch.cat([kept[weights > 0] for kept, weights in self._features]).cpu()
+        return {
             "step": step,
             "epoch": step / self._plan.steps_per_epoch,
             **{name: sum(losses[name] for losses in self._losses) / steps for name in self._losses[0]},
@@ -68,16 +87,14 @@ class Metrics:
             "grad_norm": self._grad_norm,
             "clips_per_s": steps * self._config.engine.global_batch / elapsed,
             "data_wait_share": min(1.0, self._wait_s / elapsed),
-            "video_teacher_entropy": teacher_entropy(output.video_logits, teacher.video_centre, tau),
-            "image_teacher_entropy": teacher_entropy(output.image_logits, teacher.image_centre, tau),
-            "prototype_perplexity": usage_perplexity(self._counts),
+            "video_teacher_entropy": teacher_entropy(self._video_logits, teacher.video_centre, tau),
+            "image_teacher_entropy": teacher_entropy(self._image_logits, teacher.image_centre, tau),
+            "prototype_perplexity": usage_perplexity(counts),
             "feature_std": feature_std(features),
             "rank_me": rank_me(features),
             "padded_share": self._padded / max(1, self._frames),
             "bad_clips": num_bad,
         }
-        self._start_window()
-        return record
 
     def _start_window(self) -> None:
         self._started = time.perf_counter()

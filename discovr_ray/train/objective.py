@@ -40,7 +40,7 @@ class Scalings(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The three terms (scalars) and their weighted sum; shares of the global mean until `over_ranks`."""
+    """The three terms (scalars) and their weighted sum; shares of the global mean, which `over_ranks` adds up."""
 
     vid: torch.Tensor
     img: torch.Tensor
@@ -54,20 +54,16 @@ class Losses(NamedTuple):
     def plus(self, other: Losses) -> Losses:
         return Losses(*(mine + theirs.detach() for mine, theirs in zip(self, other, strict=True)))
 
-    def over_ranks(self) -> Losses:
-        """Sum over ranks; every rank must call it."""
+    def over_ranks(self) -> dict[str, float]:
+        """Sums over ranks under their names in the log; waits for the device. Every rank must call it."""
         sums = torch.stack(list(self))
         dist.all_reduce(sums)
-        return Losses(*sums.unbind())
-
-    def named(self) -> dict[str, float]:
-        values = torch.stack(list(self)).tolist()
-        return dict(zip(("loss_vid", "loss_img", "loss_scd", "loss"), values, strict=True))
+        return dict(zip(("loss_vid", "loss_img", "loss_scd", "loss"), sums.tolist(), strict=True))
 
 
 def prepare_pass(config: Config, engine: Engine, batch: MicroBatch, device: torch.device) -> Pass:
     """Crop, mask and run both teachers once on the whole clips (method: section 2)."""
-    frames = batch.frames.to(device, non_blocking=True)
+    frames = batch.frames.to(device)
     keys = torch.from_numpy(batch.clip_keys).to(device)
     clips = crop_clips(frames, keys, batch.epoch, config)
     return Pass(
