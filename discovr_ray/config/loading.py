@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -147,7 +147,7 @@ def _apply_override(values: dict[str, Any], override: str) -> list[str]:
     if not (separator and dot and section_name and name) or "." in name:
         return [f"override {override!r}: must have the form section.field=value"]
     try:
-        value = yaml.load(text, Loader=_Loader) if text else ""
+        value = _override_value(section_name, name, text)
     except yaml.YAMLError as error:
         return [f"override {override!r}: value is not valid YAML: {error}"]
     if values.get(section_name) is None:
@@ -155,6 +155,25 @@ def _apply_override(values: dict[str, Any], override: str) -> list[str]:
     if isinstance(values[section_name], dict):  # anything else is refused when the section is read
         values[section_name][name] = value
     return []
+
+
+def _override_value(section_name: str, name: str, text: str) -> Any:
+    """YAML, but for text fields: to YAML, ` #` in a path starts a comment, and a run named 2024 is a number."""
+    if _is_text(section_name, name) and not _is_quoted(text):
+        return text
+    return yaml.load(text, Loader=_Loader) if text else ""
+
+
+def _is_text(section_name: str, name: str) -> bool:
+    section = get_type_hints(Config).get(section_name)
+    hint = get_type_hints(section).get(name) if section else None
+    choices = get_args(hint) if get_origin(hint) is Literal else ()
+    return hint is str or (bool(choices) and all(isinstance(choice, str) for choice in choices))
+
+
+def _is_quoted(text: str) -> bool:
+    """As in split='', which a shell passes on when it stands in a script's quotes."""
+    return len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
 
 
 def _explain(item: Any) -> str:

@@ -132,6 +132,14 @@ def test_config_error_crosses_processes() -> None:
         ("run.name=1e-6b", "run", "name", "1e-6b"),
         ("run.name=2026-11-20", "run", "name", "2026-11-20"),
         ("run.storage_path=s3://bucket/a=b", "run", "storage_path", "s3://bucket/a=b"),
+        ("run.storage_path=/data/a #1/runs", "run", "storage_path", "/data/a #1/runs"),
+        ("run.storage_path=/data/b: c", "run", "storage_path", "/data/b: c"),
+        ("run.storage_path=/data/it's [new", "run", "storage_path", "/data/it's [new"),
+        ("run.name=2024", "run", "name", "2024"),
+        ("run.name=yes", "run", "name", "yes"),
+        ("run.name='2024'", "run", "name", "2024"),
+        ("engine.precision=fp32", "engine", "precision", "fp32"),
+        ("engine.zero_stage=2", "engine", "zero_stage", 2),
         ("data.split=", "data", "split", ""),
         ("data.split=''", "data", "split", ""),
         ("data.crop_scales=[1, 0.5]", "data", "crop_scales", (1.0, 0.5)),
@@ -140,7 +148,7 @@ def test_config_error_crosses_processes() -> None:
         ("data.label_filter={}", "data", "label_filter", {}),
     ],
 )
-def test_overrides_are_read_as_yaml(override: str, section: str, name: str, expected: Any) -> None:
+def test_override_values(override: str, section: str, name: str, expected: Any) -> None:
     value = getattr(getattr(load_config("demo", [override]), section), name)
     assert value == expected
     assert type(value) is type(expected)
