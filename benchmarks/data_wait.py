@@ -20,7 +20,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also runs where the package is not installed
 
 from discovr_ray.config import load_config
-from discovr_ray.launch.trainer import pretrain, start_ray
+from discovr_ray.launch.ray_session import start_ray
+from discovr_ray.launch.trainer import pretrain
 from discovr_ray.train.run_log import METRICS_FILE, read_records
 
 AIM = 0.1
@@ -35,7 +36,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="discovr-wait-") as folder:
         fixed = [f"run.storage_path={folder}", f"schedule.max_steps={arguments.steps}", "run.log_every_steps=1"]
         config = load_config("demo", [*fixed, *arguments.overrides])
-        start_ray(config)
+        start_ray(dashboard=True)
         summary = pretrain(config)
         figures = wait_share(read_records(summary.run_uri, METRICS_FILE), config.engine.global_batch)
     print(

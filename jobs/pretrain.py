@@ -57,10 +57,11 @@ def dry_run(config: Config) -> int:
 
 def run(config: Config) -> int:
     from discovr_ray.launch.preflight import absolute_paths, refuse_taken_name
-    from discovr_ray.launch.trainer import pretrain, start_ray
+    from discovr_ray.launch.ray_session import start_ray
+    from discovr_ray.launch.trainer import pretrain
 
     refuse_taken_name(absolute_paths(config))  # before Ray starts
-    start_ray(config)
+    start_ray(dashboard=True)  # Ray Train asks its server whether the controller lives, and complains without one
     summary = pretrain(config)
     print(f"steps    {summary.steps} of {summary.total_steps}")
     print(f"encoder  {summary.encoder_uri}")

@@ -18,7 +18,8 @@ from discovr_ray.data.adapters import list_source
 from discovr_ray.data.adapters.listing import Rejected, Row
 from discovr_ray.data.manifest import SCHEMA, SPLITS, write_manifest
 from discovr_ray.errors import ManifestError
-from discovr_ray.launch.inspection import Facts, inspect_files, ray_session
+from discovr_ray.launch.inspection import Facts, inspect_files
+from discovr_ray.launch.ray_session import ray_session
 from discovr_ray.randomness import clip_key, uniform
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -88,20 +87,6 @@ def inspect_files(uris: Sequence[str], inspect: Callable[[str], Facts] = inspect
         _raise_cause(uris, inspect)
     progress.show(len(answers), last=True)
     return [answers.get(index, Facts(reason=CRASHED)) for index in range(len(uris))]
-
-
-@contextmanager
-def ray_session() -> Iterator[None]:
-    """The Ray that runs already, the one that RAY_ADDRESS names (a submitted job), or one for the block's duration."""
-    if ray.is_initialized():
-        yield
-        return
-    options = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
-    ray.init(logging_level=logging.WARNING, **options)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _one_pass(

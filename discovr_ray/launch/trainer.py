@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,24 +51,8 @@ class TrainingFailedError(DiscovrError):
     """The workers failed more often than `run.max_failures`; the message holds the first cause."""
 
 
-def start_ray(config: Config) -> None:
-    """Attach to the cluster that submitted this job, or start one on this machine.
-
-    RAY_ADDRESS is set for submitted jobs; Ray finds the rest itself.
-    """
-    if ray.is_initialized():
-        return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init()
-        return
-    logger.info("starting Ray on this machine (%s CPUs)", os.cpu_count())
-    # Ray Train asks the dashboard's server whether its controller lives, and complains when there is none
-    context = ray.init(num_cpus=os.cpu_count(), include_dashboard=True, dashboard_host="127.0.0.1")
-    logger.info("Ray's dashboard: http://%s", context.dashboard_url)
-
-
 def pretrain(config: Config) -> RunSummary:
-    """Run or continue a pretraining run; needs an initialised Ray (`start_ray`).
+    """Run or continue a pretraining run; needs an initialised Ray (`ray_session.start_ray`).
 
     Errors:
         ConfigError, ManifestError, RunExistsError, StorageError: refused before any worker starts.

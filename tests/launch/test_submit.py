@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from pretrain_runs import ROOT, complete_steps, overrides
+from ray._private.utils import get_num_cpus
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -39,7 +40,7 @@ def job_server() -> Iterator[dict[str, str]]:
         str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=3", f"--port={free_port()}",
         "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
         f"--ray-client-server-port={free_port()}", "--object-store-memory=500000000", "--disable-usage-stats",
-        f"--temp-dir={temporary}", f"--dashboard-agent-listen-port={free_port()}",  # the session's Ray has the default
+        f"--temp-dir={temporary}/ray", f"--dashboard-agent-listen-port={free_port()}",  # default: taken
     ]  # fmt: skip
     head = subprocess.Popen(
         command, env=environment, cwd=temporary, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -47,7 +48,7 @@ def job_server() -> Iterator[dict[str, str]]:
     address = f"http://127.0.0.1:{dashboard_port}"
     try:
         wait_until_up(f"{address}/api/version", head)
-        yield {**environment, "RAY_API_SERVER_ADDRESS": address}
+        yield {**environment, "RAY_API_SERVER_ADDRESS": address, "RAY_TMPDIR": temporary}
     finally:
         head.terminate()
         try:
@@ -94,3 +95,32 @@ def test_a_refused_config_fails_the_job(job_server: dict[str, str], echo_manifes
     assert done.returncode != 0
     assert "engine.global_batch = 7" in done.stdout + done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def wait_for_file(path: Path) -> None:
+    """`ray start` leaves its address there, as the last thing."""
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end, f"no {path}: {list(path.parent.iterdir())}"
+        time.sleep(0.2)
+
+
+OWN_RAY = """
+import logging, ray
+from discovr_ray.launch.ray_session import ray_session
+ray.init(logging_level=logging.WARNING)  # without an address, Ray follows what `ray start` left running
+print(ray.get_runtime_context().gcs_address, ray.cluster_resources()["CPU"])
+ray.shutdown()
+with ray_session():
+    print(ray.get_runtime_context().gcs_address, ray.cluster_resources()["CPU"])
+"""
+
+
+def test_a_ray_that_runs_on_the_machine_is_left_alone(job_server: dict[str, str]) -> None:
+    wait_for_file(Path(job_server["RAY_TMPDIR"]) / "ray" / "ray_current_cluster")
+    done = subprocess.run([sys.executable, "-c", OWN_RAY], env=job_server, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    (followed, its_cpus), (own, own_cpus) = (line.split() for line in done.stdout.splitlines()[-2:])
+    assert its_cpus == "3.0"  # the fixture's --num-cpus
+    assert own != followed
+    assert float(own_cpus) == get_num_cpus()
