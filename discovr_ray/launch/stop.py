@@ -1,7 +1,11 @@
-"""Asking a run to end: signals reach only the driver, so a flag actor carries the wish to the workers."""
+"""Asking a run to end: signals reach only the driver, so a flag actor carries the wish to the workers.
+
+The actor runs on the driver's own node: without the driver the run ends anyway, so no further machine can end it.
+"""
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +14,12 @@ from types import FrameType
 from typing import TypeVar
 
 import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+logger = logging.getLogger(__name__)
+
+ANSWER_WITHIN_S = 30.0
 Value = TypeVar("Value")
 
 
@@ -28,8 +37,21 @@ class StopFlag:
 
 
 def start_stop_flag() -> ray.actor.ActorHandle:
-    """A flag that lives as long as the driver and takes no CPU from anybody."""
-    return ray.remote(num_cpus=0)(StopFlag).remote()
+    """A flag that lives as long as the driver, beside it, and takes no CPU from anybody.
+
+    When its process dies, it starts anew and has forgotten a wish; calls that meet it dead wait and are made again.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(**options)(StopFlag).remote()
+
+
+def ask_to_stop(flag: ray.actor.ActorHandle) -> None:
+    """Tell the flag; a flag that is gone, as when Ray itself has ended, is a warning."""
+    try:
+        ray.get(flag.request.remote(), timeout=ANSWER_WITHIN_S)
+    except (RayError, RuntimeError) as error:
+        logger.warning("the workers cannot be asked to stop (%s); the same signal again ends at once", error)
 
 
 class Interrupts:

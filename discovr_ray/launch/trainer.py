@@ -25,7 +25,7 @@ from discovr_ray.launch.preflight import (
     refuse_taken_name,
     run_uri,
 )
-from discovr_ray.launch.stop import run_interruptible, start_stop_flag
+from discovr_ray.launch.stop import ask_to_stop, run_interruptible, start_stop_flag
 from discovr_ray.launch.worker import WorkerResult, WorkerTask, run_worker
 from discovr_ray.report.run_report import write_report
 from discovr_ray.train import checkpoint
@@ -76,7 +76,7 @@ def pretrain(config: Config) -> RunSummary:
     def on_interrupt(number: int) -> None:
         signals.append(number)
         logger.warning("signal %d: saving a checkpoint and ending; the same signal again ends at once", number)
-        ray.get(stop_flag.request.remote())
+        ask_to_stop(stop_flag)
 
     try:
         result = run_interruptible(lambda: _fit(trainer), on_interrupt)
