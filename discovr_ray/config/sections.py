@@ -170,7 +170,7 @@ class RunConfig:
     workers: int = 1  # training processes; one GPU each with use_gpu
     use_gpu: bool = False  # CUDA and NCCL; else CPU and gloo
     cpus_per_worker: float = 1.0  # CPUs that Ray sets aside for each
-    threads_per_worker: int = 0  # torch threads; 0: the node's cores shared by its workers
+    threads_per_worker: int = 0  # torch threads; 0: int(cpus_per_worker), at least 1; with use_gpu torch's own number
     log_every_steps: int = 10  # optimiser steps between two lines of metrics
     max_failures: int = 3  # worker-group restarts before the run fails
     autoscaling: bool = False  # the cluster may grow: do not hold the run against its present size
