@@ -10,7 +10,7 @@ from pathlib import Path
 
 from discovr_ray.config import Config
 from discovr_ray.data import storage
-from discovr_ray.data.synthetic import write_dataset
+from discovr_ray.data.synthetic import VERSION, write_dataset
 from discovr_ray.launch.ingest import ingest
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,9 @@ def embedded_manifest(config: Config) -> Config:
     """The config with `data.manifest: synthetic` replaced by a real manifest, made on first use."""
     if config.data.manifest != "synthetic":
         return config
-    name = f"synthetic-{config.data.synthetic_clips}-clips-seed-{config.data.synthetic_seed}"
+    data = config.data
+    # the generator's version: another one makes other bytes from the same seed
+    name = f"synthetic-{data.synthetic_clips}-clips-seed-{data.synthetic_seed}-v{VERSION}"
     root = storage.join(storage.absolute(config.run.storage_path), name)
     manifest = storage.join(root, "manifest", "manifest.parquet")
     if not storage.exists(manifest):
