@@ -44,7 +44,7 @@ def main() -> int:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("ended at once by a second signal; the newest complete checkpoint stays", file=sys.stderr)
+        print("ended at once; complete checkpoints, if any, stay (run.resume=true continues)", file=sys.stderr)
         return 130
 
 
