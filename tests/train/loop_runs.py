@@ -35,6 +35,8 @@ TINY: dict[str, dict[str, Any]] = {
         "head_outputs": 40,
         "num_prototypes": 20,
     },
+    # weights move by up to 1e-2 a step; eps as in test_loop.WEIGHTS
+    "optim": {"lr": 1e-2 * 256 / 8, "eps": 1e-4},
     "schedule": {"epochs": 4, "warmup_epochs": 1, "ema_momentum": 0.9},
     "engine": {"zero_stage": 0, "precision": "fp32", "global_batch": 8, "micro_batch": 8},
     "run": {"log_every_steps": 1},
@@ -43,7 +45,7 @@ TINY: dict[str, dict[str, Any]] = {
 
 
 def tiny_config(**sections: dict[str, Any]) -> Config:
-    return parse_config({name: {**TINY[name], **sections.get(name, {})} for name in TINY})
+    return parse_config({name: {**TINY.get(name, {}), **sections.get(name, {})} for name in TINY | sections})
 
 
 def frames_of(config: Config, clip_id: str, epoch: int) -> np.ndarray:
