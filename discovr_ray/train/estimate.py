@@ -1,4 +1,4 @@
-"""Memory that a worker will need, from the configuration alone. Checked against a measured step in tests."""
+"""Memory that a worker will need, from the configuration alone; tests/train/test_estimate.py measures a real step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ class MemoryEstimate(NamedTuple):
 
 
 def estimate_memory(config: Config) -> MemoryEstimate:
-    """Static part exact, activations within about a third; without what the framework and the allocator take."""
+    """Static part exact but for buffers, activations within a fifth: at the start of the backward pass, their peak.
+
+    Without what the framework, its buckets of collectives and the allocator take.
+    """
     with torch.device("meta"):
         student = sum(parameter.numel() for parameter in Student(config).parameters())
         teacher = sum(parameter.numel() for parameter in Teacher(config).parameters())
@@ -55,10 +58,20 @@ def _activations(config: Config) -> int:
     slices = frames // model.tubelet_size
     video_visible = slices * (patches - int(mask.video_ratio * patches)) + 1
     image_visible = patches - int(mask.image_ratio * patches) + 1
-    encoder_tokens = (mask.video_views + 1) * clips * video_visible + mask.image_views * clips * frames * image_visible
+    video_encoded = (mask.video_views + 1) * clips * video_visible
+    image_encoded = mask.image_views * clips * frames * image_visible
     video_tokens = clips * slices * patches
-    encoder = encoder_tokens * model.depth * _bytes_per_token(config, model.width)
-    decoder = video_tokens * model.decoder_depth * _bytes_per_token(config, model.decoder_width)
+    encoder_block, decoder_block = _block_bytes(config, model.width), _block_bytes(config, model.decoder_width)
+    pixels = 3 * model.patch_size**2 * _compute_bytes(config)
+    stems = video_encoded * (model.tubelet_size * pixels + 2 * FP32 * model.width)  # embedded tokens, last norm
+    stems += image_encoded * (pixels + 2 * FP32 * model.width)
+    if config.engine.recompute_activations:  # each block's input, and one block at a time in full
+        one_block = max(video_encoded * encoder_block, image_encoded * encoder_block, video_tokens * decoder_block)
+        encoder_block, decoder_block = FP32 * model.width, FP32 * model.decoder_width
+    else:
+        one_block = 0
+    encoder = (video_encoded + image_encoded) * model.depth * encoder_block + stems
+    decoder = video_tokens * model.decoder_depth * decoder_block + one_block
     # logits, their softmax and its gradient for each view; scores, assignment and gradient for both sides
     views = mask.video_views * clips + mask.image_views * clips * frames + clips + clips * frames
     heads = 3 * FP32 * views * model.head_outputs
@@ -66,11 +79,11 @@ def _activations(config: Config) -> int:
     return encoder + decoder + heads + clusters
 
 
-def _bytes_per_token(config: Config, width: int) -> int:
+def _block_bytes(config: Config, width: int) -> int:
     """What one block keeps of a token for the backward pass."""
-    residual = FP32 * width
-    if config.engine.recompute_activations:
-        return residual
-    compute = 2 if config.engine.precision == "bf16" else 4
     # both norms' inputs; both norms' outputs, q, k, v and the attention's output; the MLP before and after GELU
-    return int(2 * residual + compute * width * (6 + 2 * config.model.mlp_ratio))
+    return int(2 * FP32 * width + _compute_bytes(config) * width * (6 + 2 * config.model.mlp_ratio))
+
+
+def _compute_bytes(config: Config) -> int:
+    return 2 if config.engine.precision == "bf16" else FP32
