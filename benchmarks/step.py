@@ -39,7 +39,7 @@ class Times(NamedTuple):
 def main() -> int:
     arguments = _arguments()
     if arguments.measure:
-        print(json.dumps(measure(arguments.measure, arguments.repeats, arguments.threads)))
+        print(json.dumps(measure(arguments.measure, arguments)))
         return 0
     results = {precision: _in_own_process(precision, arguments) for precision in arguments.precision}
     if arguments.json:
@@ -52,15 +52,16 @@ def main() -> int:
     return 0
 
 
-def measure(precision: str, repeats: int, threads: int) -> dict[str, float]:
+def measure(precision: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Steps and yardsticks in turn, so that both meet the same state of the machine."""
     import timm
     import torch
-    from one_step import OneStep, paper_config, random_batch
+    from one_step import DeepSpeedStep, OneStep, paper_config, random_batch
 
-    torch.set_num_threads(threads)
-    config = paper_config(precision, NUM_CLIPS)
-    step = OneStep(config, torch.device("cpu"))
+    torch.set_num_threads(arguments.threads)
+    config = paper_config(precision, NUM_CLIPS, arguments.zero_stage or 0)
+    make = OneStep if arguments.zero_stage is None else DeepSpeedStep
+    step = make(config, torch.device("cpu"))
     frames, keys = random_batch(config, NUM_CLIPS, step.device)
     encoder = timm.create_model("vit_base_patch16_224", img_size=112).eval()
     images = torch.randn(NUM_CLIPS * config.data.num_frames, 3, 112, 112)
@@ -76,7 +77,7 @@ def measure(precision: str, repeats: int, threads: int) -> dict[str, float]:
     step.step(frames, keys)  # allocates the optimiser's moments
     yardstick()
     steps, yardsticks = [], []
-    for _ in range(repeats):
+    for _ in range(arguments.repeats):
         yardsticks += [_timed(yardstick) for _ in range(3)]
         steps.append(_timed(lambda: step.step(frames, keys)))
     yardsticks += [_timed(yardstick) for _ in range(3)]
@@ -92,7 +93,7 @@ def measure(precision: str, repeats: int, threads: int) -> dict[str, float]:
     if precision == "bf16":  # without autocast's casts: a shorter yardstick, shown for what it is
         pure, pure_images = encoder.bfloat16(), images.bfloat16()
         pure_yardstick()
-        pure_yardsticks = [_timed(pure_yardstick) for _ in range(2 * repeats)]
+        pure_yardsticks = [_timed(pure_yardstick) for _ in range(2 * arguments.repeats)]
         figures["step_over_pure_bf16_yardstick"] = _median(steps) / _median(pure_yardsticks)
     return {name: round(value, 4) for name, value in figures.items()}
 
@@ -113,6 +114,8 @@ def _median(times: list[Times]) -> float:
 
 def _in_own_process(precision: str, arguments: argparse.Namespace) -> dict[str, float]:
     options = ["--repeats", str(arguments.repeats), "--threads", str(arguments.threads)]
+    if arguments.zero_stage is not None:
+        options += ["--zero-stage", str(arguments.zero_stage)]
     done = subprocess.run(
         [sys.executable, __file__, "--measure", precision, *options],
         stdout=subprocess.PIPE,
@@ -133,6 +136,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=("fp32", "bf16"))
     parser.add_argument("--repeats", type=int, default=4, help="measured steps per precision (default 4)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
+    parser.add_argument(
+        "--zero-stage", type=int, choices=(0, 1, 2, 3), help="step through the DeepSpeed engine (default: torch alone)"
+    )
     parser.add_argument("--measure", choices=("fp32", "bf16"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
