@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import resource
 from pathlib import Path
@@ -37,6 +38,8 @@ TINY = {
         "head_outputs": 12,
         "num_prototypes": 5,
     },
+    # Adam makes a full step even of a gradient that is all rounding error; eps keeps such steps small
+    "optim": {"eps": 1e-4},
     "engine": {"global_batch": GLOBAL_BATCH, "micro_batch": 4},
 }
 
@@ -99,37 +102,39 @@ def share_of_loss(engine: Engine, clips: torch.Tensor, num_views: int = 1) -> to
     return (video + image + scores) / GLOBAL_BATCH
 
 
-def folder_of(base: Path, stage: int) -> Path:
-    return base / f"stage_{stage}" / checkpoint.folder_name(SAVED_AT)
+def folder_of(base: Path, stage: int, passes: int = 1) -> Path:
+    return base / f"stage_{stage}_passes_{passes}" / checkpoint.folder_name(SAVED_AT)
 
 
 def all_stages(rank: int, base: Path) -> dict[Any, Any]:
-    """Every stage at both precisions, with clipping, and a checkpoint of each stage; then what else was seen."""
+    """(stage, kind, passes per step): both precisions, clipping, checkpoints, NaN; then what else was seen."""
     results: dict[Any, Any] = {}
     for stage in range(4):
-        for precision in ("fp32", "bf16"):
-            config = configure(stage, precision)
-            results[stage, precision] = train(build(config), config, 0, STEPS)
         config = configure(stage, "bf16")
+        results[stage, "bf16", 1] = train(build(config), config, 0, STEPS)
         config = dataclasses.replace(config, engine=dataclasses.replace(config.engine, recompute_activations=True))
-        results[stage, "recomputed"] = train(build(config), config, 0, STEPS)
-        config = configure(stage, clip=0.05)
-        results[stage, "clipped"] = train(build(config), config, 0, STEPS)
-        config = configure(stage)
-        engine = build(config)
-        train(engine, config, 0, SAVED_AT)
-        engine.save(folder_of(base, stage))
-        results[stage, "after saving"] = train(engine, config, SAVED_AT, STEPS)
-        results[stage, "non-finite"] = stop_at_nan(engine)
+        results[stage, "recomputed", 1] = train(build(config), config, 0, STEPS)
+        for passes in (1, 2):
+            config = configure(stage, micro_batch=4 // passes)
+            results[stage, "fp32", passes] = train(build(config), config, 0, STEPS)
+            config = configure(stage, micro_batch=4 // passes, clip=0.05)
+            results[stage, "clipped", passes] = train(build(config), config, 0, STEPS)
+            config = configure(stage, micro_batch=4 // passes)
+            engine = build(config)
+            train(engine, config, 0, SAVED_AT)
+            engine.save(folder_of(base, stage, passes))
+            results[stage, "after saving", passes] = train(engine, config, SAVED_AT, STEPS)
+            results[stage, "non-finite", passes] = stop_at_nan(engine, passes)
     results["built"] = os.path.exists(os.environ["TORCH_EXTENSIONS_DIR"])
     return results
 
 
-def stop_at_nan(engine: Engine) -> tuple[str, bool]:
-    """The error of a step whose gradient is NaN on rank 0 alone, and whether the weights stayed."""
+def stop_at_nan(engine: Engine, passes: int) -> tuple[str, bool]:
+    """The error of a step with NaN in rank 0's gradient of the first pass alone, and whether the weights stayed."""
     before = engine.student_state()
-    loss = share_of_loss(engine, torch.ones(4, 3, 4, 32, 32))
-    engine.backward(loss * (float("nan") if ranks.rank() == 0 else 1.0))
+    for index in range(passes):
+        loss = share_of_loss(engine, torch.ones(4 // passes, 3, 4, 32, 32))
+        engine.backward(loss * (float("nan") if ranks.rank() == 0 and index == 0 else 1.0))
     try:
         engine.step(1e-2)
     except NonFiniteError as error:
@@ -138,14 +143,14 @@ def stop_at_nan(engine: Engine) -> tuple[str, bool]:
     return "", False
 
 
-def load_all_stages(rank: int, base: Path) -> dict[int, Result]:
-    """In new processes: a model that starts elsewhere, the checkpoint, and the remaining steps."""
+def load_all_stages(rank: int, base: Path) -> dict[tuple[int, int], Result]:
+    """(stage, passes), in new processes: a model that starts elsewhere, the checkpoint, and the remaining steps."""
     results = {}
-    for stage in range(4):
-        config = configure(stage)
+    for stage, passes in itertools.product(range(4), (1, 2)):
+        config = configure(stage, micro_batch=4 // passes)
         engine = build(config, seed=99)
-        engine.load(LocalCheckpoint(folder_of(base, stage), state_of(config, SAVED_AT)))
-        results[stage] = train(engine, config, SAVED_AT, STEPS)
+        engine.load(LocalCheckpoint(folder_of(base, stage, passes), state_of(config, SAVED_AT)))
+        results[stage, passes] = train(engine, config, SAVED_AT, STEPS)
     return results
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from discovr_ray.train.deepspeed_config import accumulation, deepspeed_config, p
 
 pytestmark = pytest.mark.dist
 STAGES = range(4)
+PASSES = (1, 2)  # per step, on each of two ranks
 # sums over ranks, buckets and partitions are taken in different orders: a few units in fp32's last place
 FP32 = {"rel": 1e-5, "abs": 1e-6}
 # bf16 keeps 8 bits; reordering a sum moves a gradient by up to one of them
@@ -49,16 +51,25 @@ def assert_same_bits(left: dict[str, torch.Tensor], right: dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stages_give_the_same_trace(two_ranks: list[dict[Any, Any]], stage: int) -> None:
-    for kind, tolerance in (("fp32", FP32), ("clipped", FP32), ("bf16", BF16)):
-        expected, found = two_ranks[0][0, kind], two_ranks[0][stage, kind]
-        assert found.losses == pytest.approx(expected.losses, **tolerance), kind
-        assert found.norms == pytest.approx(expected.norms, **tolerance), kind
-    assert two_ranks[0][stage, "fp32"].losses == two_ranks[1][stage, "fp32"].losses
+@pytest.mark.parametrize("passes", PASSES)
+def test_stages_give_the_same_trace(two_ranks: list[dict[Any, Any]], stage: int, passes: int) -> None:
+    """Stage 0 with one pass is what the other stages, and two passes, are held against."""
+    for kind in ("fp32", "clipped"):
+        expected, found = two_ranks[0][0, kind, 1], two_ranks[0][stage, kind, passes]
+        assert found.losses == pytest.approx(expected.losses, **FP32), kind
+        assert found.norms == pytest.approx(expected.norms, **FP32), kind
+        assert found.losses == two_ranks[1][stage, kind, passes].losses
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stages_give_the_same_trace_in_bf16(two_ranks: list[dict[Any, Any]], stage: int) -> None:
+    expected, found = two_ranks[0][0, "bf16", 1], two_ranks[0][stage, "bf16", 1]
+    assert found.losses == pytest.approx(expected.losses, **BF16)
+    assert found.norms == pytest.approx(expected.norms, **BF16)
 
 
 def test_training_moves_and_clipping_changes_it(two_ranks: list[dict[Any, Any]]) -> None:
-    free, clipped = two_ranks[0][0, "fp32"], two_ranks[0][0, "clipped"]
+    free, clipped = two_ranks[0][0, "fp32", 1], two_ranks[0][0, "clipped", 1]
     assert free.losses[-1] < free.losses[0]
     assert min(free.norms) > 0.05  # the limit, so that it acts
     assert clipped.norms[0] == pytest.approx(free.norms[0], **FP32)  # reported before clipping
@@ -69,7 +80,7 @@ def test_training_moves_and_clipping_changes_it(two_ranks: list[dict[Any, Any]])
 def test_one_process_equals_two(
     two_ranks: list[dict[Any, Any]], one_rank: dict[tuple[int, int], Result], stage: int
 ) -> None:
-    two, one = two_ranks[0][stage, "fp32"], one_rank[stage, 8]
+    two, one = two_ranks[0][stage, "fp32", 1], one_rank[stage, 8]
     assert one.losses == pytest.approx(two.losses, **FP32)
     assert one.norms == pytest.approx(two.norms, **FP32)
     for name, tensor in one.teacher.items():
@@ -86,8 +97,8 @@ def test_accumulation_equals_one_pass(one_rank: dict[tuple[int, int], Result], s
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_bf16_keeps_fp32_weights(two_ranks: list[dict[Any, Any]], stage: int) -> None:
-    result = two_ranks[0][stage, "bf16"]
-    assert result.losses != two_ranks[0][stage, "fp32"].losses  # bf16 is really used
+    result = two_ranks[0][stage, "bf16", 1]
+    assert result.losses != two_ranks[0][stage, "fp32", 1].losses  # bf16 is really used
     for name, tensor in [*result.student.items(), *result.teacher.items()]:
         assert tensor.dtype == torch.float32, name
     weight = result.teacher["video.blocks.0.attn.qkv.weight"]
@@ -96,26 +107,27 @@ def test_bf16_keeps_fp32_weights(two_ranks: list[dict[Any, Any]], stage: int) ->
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_recomputed_activations_change_nothing(two_ranks: list[dict[Any, Any]], stage: int) -> None:
-    plain, recomputed = two_ranks[0][stage, "bf16"], two_ranks[0][stage, "recomputed"]
+    plain, recomputed = two_ranks[0][stage, "bf16", 1], two_ranks[0][stage, "recomputed", 1]
     assert recomputed.losses == plain.losses
     assert_same_bits(recomputed.student, plain.student)
 
 
 @pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("passes", PASSES)
 def test_resume_in_new_processes_is_bit_for_bit(
-    two_ranks: list[dict[Any, Any]], resumed: list[dict[int, Result]], stage: int
+    two_ranks: list[dict[Any, Any]], resumed: list[dict[tuple[int, int], Result]], stage: int, passes: int
 ) -> None:
     for rank in range(2):
-        straight, after = two_ranks[rank][stage, "fp32"], resumed[rank][stage]
+        straight, after = two_ranks[rank][stage, "fp32", passes], resumed[rank][stage, passes]
         assert after.losses == straight.losses[SAVED_AT:STEPS]
         assert after.norms == straight.norms[SAVED_AT:STEPS]
         assert_same_bits(after.student, straight.student)
         assert_same_bits(after.teacher, straight.teacher)
-        assert two_ranks[rank][stage, "after saving"].losses == straight.losses[SAVED_AT:]
+        assert two_ranks[rank][stage, "after saving", passes].losses == straight.losses[SAVED_AT:]
 
 
 @pytest.fixture(scope="module")
-def resumed(two_ranks: list[dict[Any, Any]], base: Path) -> list[dict[int, Result]]:
+def resumed(two_ranks: list[dict[Any, Any]], base: Path) -> list[dict[tuple[int, int], Result]]:
     return run_ranks(2, engine_runs.load_all_stages, base / "resumed", base)
 
 
@@ -128,15 +140,14 @@ def test_checkpoint_files(two_ranks: list[dict[Any, Any]], base: Path, stage: in
         shards += [f"zero_pp_rank_{rank}_teacher.safetensors" for rank in range(2)]
     common = [] if stage == 3 else ["mp_rank_00_model_states.pt", "teacher.safetensors"]
     assert names == sorted(common + (shards if stage else []))
-    assert sorted(path.name for path in (base / f"stage_{stage}").iterdir()) == ["step_00000002"]
+    assert sorted(path.name for path in engine_runs.folder_of(base, stage).parent.iterdir()) == ["step_00000002"]
 
 
 def test_a_gradient_that_is_not_finite_stops_all_ranks(two_ranks: list[dict[Any, Any]]) -> None:
-    for stage in STAGES:
-        for rank in range(2):
-            message, weights_stayed = two_ranks[rank][stage, "non-finite"]
-            assert "step 5: the gradient's norm is" in message, (stage, rank)
-            assert weights_stayed, (stage, rank)
+    for stage, passes, rank in itertools.product(STAGES, PASSES, range(2)):
+        message, weights_stayed = two_ranks[rank][stage, "non-finite", passes]
+        assert "step 5: the gradient's norm is" in message, (stage, passes, rank)
+        assert weights_stayed, (stage, passes, rank)
 
 
 def test_nothing_is_compiled(two_ranks: list[dict[Any, Any]]) -> None:
