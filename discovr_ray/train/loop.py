@@ -41,7 +41,7 @@ def train(
     """
     teacher = engine.teacher
     metrics = Metrics(config, plan, teacher, context.rank)
-    step = saved_step = start_step
+    step = start_step
     for batches in _timed(context.steps(start_step), metrics):
         agreed = quarantine.agree(step, batches, context)
         values = step_values(config, plan, step)
@@ -69,11 +69,8 @@ def train(
                 context.record(record)
         if step % config.checkpoint.every_steps == 0 or step == plan.total_steps or agreed.stop:
             context.save(step)
-            saved_step = step
         if agreed.stop:
             break
-    if saved_step < step:
-        context.save(step)
     return step
 
 
