@@ -60,7 +60,7 @@ def run_folder(tmp_path: Path) -> Path:
     """A run of 50 of 90 steps with a checkpoint, samples and one clip left out."""
     root = tmp_path / "demo"
     root.mkdir()
-    config = load_config("demo").to_dict()
+    config = load_config("demo", ["schedule.epochs=10"]).to_dict()  # 9 steps each
     (root / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(config))))
     records = [
         {"step": step, "epoch": step / 9, "loss": 10 - 0.01 * step, "loss_vid": 4.0, "loss_img": 4.0, "loss_scd": 2.0}
