@@ -7,7 +7,7 @@ Every parameter is used only inside the forward of the module that owns it, as Z
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 import torch
@@ -60,16 +60,11 @@ def video_spec(config: Config) -> EncoderSpec:
 
 def image_spec(config: Config) -> EncoderSpec:
     """Encoder of single frames: the same sizes, one frame in, one frame per token."""
-    data, model = config.data, config.model
-    return EncoderSpec(
-        width=model.width,
-        depth=model.depth,
-        heads=model.heads,
-        mlp_ratio=model.mlp_ratio,
-        patch_size=model.patch_size,
+    model = config.model
+    return replace(
+        video_spec(config),
         tubelet_size=1,
         num_frames=1,
-        image_size=data.image_size,
         qkv_bias=model.image_qkv_bias,
         norm_eps=model.image_norm_eps,
     )
