@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from discovr_ray.config import DataConfig
-from discovr_ray.data.decode import Frames, decode_frames
+from discovr_ray.data.decode import decode_frames
+from discovr_ray.data.formats.reader import Frames
 from discovr_ray.data.outage import read_through_outage
 from discovr_ray.data.window import choose_window
 from discovr_ray.errors import ClipError, MissingFileError
@@ -27,7 +28,7 @@ def load_clip(row: Mapping[str, Any], data: DataConfig, position: float) -> Clip
     """Read, check, decode and resize one clip.
 
     Args:
-        row: a manifest row (uri, format, num_frames, fps, height, width, num_bytes, sha256).
+        row: a manifest row (microbatch.COLUMNS; offset, region and sector may be None or missing).
         position: in [0, 1), place of the window in the video.
     Errors:
         ClipError: anything that is wrong with this clip, a missing file included; the message is the reason.
@@ -38,7 +39,25 @@ def load_clip(row: Mapping[str, Any], data: DataConfig, position: float) -> Clip
     frames = decode_frames(content, row["format"], window.indices, row["num_frames"], data.decoder)
     if frames.shape[1:] != (row["height"], row["width"]):
         raise ClipError(f"frames of {frames.shape[1:]} pixels, {(row['height'], row['width'])} expected")
+    frames = keep_echo(frames, row.get("region"), row.get("sector"))
     return Clip(resize_frames(frames, data.image_size), window.num_padded)
+
+
+def keep_echo(frames: Frames, region: Sequence[int] | None, sector: Sequence[int] | None) -> Frames:
+    """Frames [T, H, W] -> the region of them, black outside of the sector: no text, no ECG, no patient's name.
+
+    Args:
+        region: x0, y0, x1, y1 in pixels of the frame, ends excluded; None: everything.
+        sector: polygon x0, y0, x1, y1, ... in pixels of the frame, its edge included; None: nothing is blackened.
+    """
+    x0, y0, x1, y1 = region or (0, 0, frames.shape[2], frames.shape[1])
+    cut = frames[:, y0:y1, x0:x1]
+    if not sector:
+        return cut if region is None else np.ascontiguousarray(cut)
+    mask = Image.new("1", (x1 - x0, y1 - y0))
+    corners = [(x - x0, y - y0) for x, y in zip(sector[::2], sector[1::2], strict=True)]
+    ImageDraw.Draw(mask).polygon(corners, fill=1, outline=1)
+    return cut * np.asarray(mask, np.uint8)
 
 
 def resize_frames(frames: Frames, size: int) -> Frames:
@@ -60,7 +79,7 @@ def _read_checked(row: Mapping[str, Any]) -> bytes:
     reason = ""
     for _ in range(READ_ATTEMPTS):
         try:
-            content = read_through_outage(row["uri"])
+            content = read_through_outage(row["uri"], row.get("offset"), row["num_bytes"])
         except MissingFileError as error:
             raise ClipError(str(error)) from error
         if len(content) != row["num_bytes"]:

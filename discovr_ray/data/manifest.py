@@ -20,7 +20,7 @@ SCHEMA = pa.schema(
     [
         ("clip_id", pa.string()),  # unique
         ("uri", pa.string()),  # local path or s3://; relative: to the manifest's folder
-        ("format", pa.string()),  # decode.VideoInfo.format
+        ("format", pa.string()),  # formats.reader.VideoInfo.format
         ("num_frames", pa.int32()),
         ("fps", pa.float64()),
         ("height", pa.int32()),  # pixels
@@ -31,8 +31,13 @@ SCHEMA = pa.schema(
         ("split", pa.string()),  # TRAIN, VAL, TEST or ""
         ("view", pa.string()),
         ("labels", pa.string()),  # a JSON object
+        ("offset", pa.int64()),  # the clip is num_bytes of the file from here on; null: the whole file
+        ("region", pa.list_(pa.int32())),  # formats.reader.Details.region; null: the whole frame
+        ("sector", pa.list_(pa.int32())),  # Details.sector; null: no masking
+        ("cm_per_pixel", pa.float64()),  # null: unknown
     ]
 )
+OPTIONAL = ("offset", "region", "sector", "cm_per_pixel")  # may hold nulls, or be missing
 SPLITS = ("TRAIN", "VAL", "TEST", "")
 
 
@@ -104,11 +109,14 @@ def _matching(column: pa.ChunkedArray, wanted: Mapping[str, str | float | bool])
 
 
 def _typed(table: pa.Table, uri: str) -> pa.Table:
-    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    missing = [name for name in SCHEMA.names if name not in table.column_names and name not in OPTIONAL]
     if missing:
         raise ManifestError(f"manifest {uri}: missing column(s) {', '.join(missing)}")
     columns = []
     for field in SCHEMA:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
         try:
             columns.append(table[field.name].cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -125,7 +133,7 @@ def _sorted(table: pa.Table) -> pa.Table:
 
 def _broken_rules(table: pa.Table) -> list[str]:
     """One line per violated rule, for a table of the right types sorted by clip_id."""
-    nulls = [name for name in SCHEMA.names if table[name].null_count]
+    nulls = [name for name in SCHEMA.names if table[name].null_count and name not in OPTIONAL]
     if nulls:
         return [f"column(s) {', '.join(nulls)} hold empty (null) values; use '' for an unknown text"]
     problems = []

@@ -16,7 +16,10 @@ from discovr_ray.errors import ClipError
 from discovr_ray.randomness import clip_key
 
 # what decoding reads of a manifest row; labels and patients stay where they are
-COLUMNS = ("clip_id", "uri", "format", "num_frames", "fps", "height", "width", "num_bytes", "sha256")
+COLUMNS = (
+    *("clip_id", "uri", "format", "num_frames", "fps", "height", "width", "num_bytes", "sha256"),
+    *("offset", "region", "sector"),
+)
 READ_THREADS = 4  # reads of one micro-batch in flight: an object store answers after tens of milliseconds
 
 

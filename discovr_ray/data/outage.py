@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 PAUSES_S: tuple[float, ...] = (1, 2, 4, 8, 15, 30, 60)
 
 
-def read_through_outage(uri: str) -> bytes:
-    """`storage.read_bytes`, asked again after each of PAUSES_S while the storage does not answer.
+def read_through_outage(uri: str, offset: int | None = None, num_bytes: int = 0) -> bytes:
+    """A whole file, or `num_bytes` of it from `offset` on; asked again after each of PAUSES_S while nobody answers.
 
     Errors:
         MissingFileError: at once, when this file alone is at fault.
@@ -23,7 +23,7 @@ def read_through_outage(uri: str) -> bytes:
     """
     for number, pause_s in enumerate(PAUSES_S):
         try:
-            return storage.read_bytes(uri)
+            return _read(uri, offset, num_bytes)
         except MissingFileError:
             raise
         except StorageError as error:
@@ -31,8 +31,12 @@ def read_through_outage(uri: str) -> bytes:
                 logger.warning("%s; asking again for up to %g s", error, sum(PAUSES_S))
             time.sleep(pause_s)
     try:
-        return storage.read_bytes(uri)
+        return _read(uri, offset, num_bytes)
     except MissingFileError:
         raise
     except StorageError as error:
         raise StorageError(f"{error} ({len(PAUSES_S) + 1} attempts within {sum(PAUSES_S):g} s or more)") from error
+
+
+def _read(uri: str, offset: int | None, num_bytes: int) -> bytes:
+    return storage.read_bytes(uri) if offset is None else storage.read_range(uri, offset, num_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter, defaultdict
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from discovr_ray.data import storage
 from discovr_ray.data.adapters import list_source
 from discovr_ray.data.adapters.listing import Rejected, Row
+from discovr_ray.data.formats.reader import Details
 from discovr_ray.data.manifest import SCHEMA, SPLITS, write_manifest
 from discovr_ray.errors import ManifestError
 from discovr_ray.launch.inspection import Facts, inspect_files
@@ -50,6 +52,7 @@ class IngestSummary(NamedTuple):
 class Looked(NamedTuple):
     row: Row
     facts: Facts
+    details: Details
 
 
 def ingest(
@@ -71,7 +74,7 @@ def ingest(
     rows = _once_each([row for listing in listings for row in listing.rows])
     with ray_session():
         logger.info("looking at %d files", len(rows))
-        looked = [Looked(*pair) for pair in zip(rows, inspect_files([row.uri for row in rows]), strict=True)]
+        looked = [_looked(*pair) for pair in zip(rows, inspect_files([row.uri for row in rows]), strict=True)]
     looked, refused = _usable(looked, split_rule or SplitRule())
     rejected += refused
     _write_rejected(rejected, rejected_uri)
@@ -92,6 +95,14 @@ def check_pattern(pattern: str) -> None:
         raise ManifestError(f"patient pattern {pattern!r}: no valid regular expression: {error}") from error
     if groups < 1:
         raise ManifestError(f"patient pattern {pattern!r}: needs a group (...) around the patient's name")
+
+
+def _looked(row: Row, facts: Facts) -> Looked:
+    """What a file says about itself counts more than what its place says."""
+    details = Details(**json.loads(facts.details))
+    named = {name: value for name in ("clip_id", "patient_id", "view") if (value := getattr(details, name))}
+    labels = json.loads(row.labels) | json.loads(details.labels)
+    return Looked(row._replace(**named, labels=json.dumps(labels, sort_keys=True)), facts, details)
 
 
 def _once_each(rows: list[Row]) -> list[Row]:
@@ -154,10 +165,10 @@ def _hashed_splits(patients: Sequence[str], fractions: tuple[float, float, float
 
 def _table(looked: Sequence[Looked], output: str) -> pa.Table:
     """Manifest rows; a file below the manifest's folder is named relative to it, so that the folder can be moved."""
-    records = [{**item.row._asdict(), **item.facts._asdict()} for item in looked]
+    records = [item.details._asdict() | item.row._asdict() | item.facts._asdict() for item in looked]
     for record in records:
         record["uri"] = record["uri"].removeprefix(f"{output.rstrip('/')}/")
-    return pa.Table.from_pylist([{name: record[name] for name in SCHEMA.names} for record in records], SCHEMA)
+    return pa.Table.from_pylist([{name: record.get(name) for name in SCHEMA.names} for record in records], SCHEMA)
 
 
 def _write_rejected(rejected: Sequence[Rejected], uri: str) -> None:

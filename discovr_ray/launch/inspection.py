@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import os
@@ -16,7 +17,7 @@ import ray
 from ray.exceptions import RayError
 
 from discovr_ray.data import storage
-from discovr_ray.data.decode import check_all_frames, probe
+from discovr_ray.data.decode import check_all_frames, details, probe
 from discovr_ray.data.outage import read_through_outage
 from discovr_ray.errors import ClipError, ManifestError, MissingFileError, StorageError, StreamError
 
@@ -43,6 +44,7 @@ class Facts(NamedTuple):
     sha256: str = ""
     reason: str = ""
     outage: bool = False
+    details: str = "{}"  # formats.reader.Details of a usable file, as JSON
 
 
 def inspect_file(uri: str) -> Facts:
@@ -53,7 +55,8 @@ def inspect_file(uri: str) -> Facts:
         if info.num_frames < 2:
             return Facts(reason="one frame: a still image, not a video")
         check_all_frames(content, info)
-        return Facts(*info, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        found = json.dumps(details(content, info)._asdict())
+        return Facts(*info, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), details=found)
     except (ClipError, MissingFileError) as error:
         return Facts(reason=str(error))
     except StorageError as error:

@@ -11,9 +11,9 @@ import pytest
 import simplejpeg
 from barcode import barcode_frames, encode, read_barcodes
 
-from discovr_ray.data import decord_reader
-from discovr_ray.data.avi import read_avi
 from discovr_ray.data.decode import check_all_frames, decode_frames, probe
+from discovr_ray.data.formats import decord_reader
+from discovr_ray.data.formats.riff import read_avi
 from discovr_ray.errors import ClipError
 
 NUM_FRAMES = 150

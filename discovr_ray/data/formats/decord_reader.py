@@ -10,15 +10,33 @@ from typing import Any
 
 import av
 import numpy as np
-import numpy.typing as npt
 
-from discovr_ray.data.avi import is_avi
+from discovr_ray.data.formats.reader import FormatReader, Frames, Indices, VideoInfo
+from discovr_ray.data.formats.riff import is_avi
 from discovr_ray.errors import ClipError
-
-Frames = npt.NDArray[np.uint8]
 
 SPAN = 64  # frames held at once, in colour, while a video is decoded
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, which JPEG uses as well
+
+
+class DecordReader(FormatReader):
+    """Every video that no other reader takes."""
+
+    formats = ("avi", "mp4", "mkv", "video")
+
+    def recognises(self, data: bytes) -> bool:
+        return True
+
+    def probe(self, data: bytes) -> VideoInfo:
+        reader = open_video(data)
+        height, width = read_span(reader, range(1)).shape[1:3]
+        return VideoInfo(container(data), len(reader), float(reader.get_avg_fps()), height, width)
+
+    def pieces(self, data: bytes, format: str, wanted: Indices, num_frames: int) -> Iterator[Frames]:
+        return grey_pieces(data, wanted, num_frames)
+
+    def check(self, data: bytes) -> None:
+        check_not_concealed(data)
 
 
 def container(data: bytes) -> str:
@@ -50,7 +68,7 @@ def read_span(reader: Any, span: range) -> Frames:
         raise ClipError(f"frames {span[0]} to {span[-1]} are damaged: {_first_line(error)}") from error
 
 
-def grey_pieces(data: bytes, wanted: npt.NDArray[np.int64], num_frames: int) -> Iterator[Frames]:
+def grey_pieces(data: bytes, wanted: Indices, num_frames: int) -> Iterator[Frames]:
     """The wanted frames (sorted, distinct) in order, as arrays [n, H, W]."""
     reader = open_video(data)
     if len(reader) != num_frames:

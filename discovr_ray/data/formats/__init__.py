@@ -1,0 +1,1 @@
+"""Containers and codecs: one reader per family of formats, chosen by the file's own bytes."""
