@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from discovr_ray.data import storage
 from discovr_ray.data.adapters import list_source
-from discovr_ray.data.adapters.listing import Rejected, Row
+from discovr_ray.data.adapters.listing import AdapterOptions, Rejected, Row
 from discovr_ray.data.formats.reader import Details
 from discovr_ray.data.manifest import SCHEMA, SPLITS, write_manifest
 from discovr_ray.errors import ManifestError
@@ -68,7 +68,7 @@ def ingest(
     check_pattern(patient_pattern)
     output = storage.absolute(output)
     manifest_uri, rejected_uri = storage.join(output, "manifest.parquet"), storage.join(output, "rejected.parquet")
-    listings = [list_source(source, patient_pattern) for source in sources]
+    listings = [list_source(source, AdapterOptions(patient_pattern)) for source in sources]
     rejected = [item for listing in listings for item in listing.rejected]
     _write_rejected(rejected, rejected_uri)  # early, so that a place without write permission costs no hours
     rows = _once_each([row for listing in listings for row in listing.rows])

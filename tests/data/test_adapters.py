@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from discovr_ray.data.adapters import list_source
+from discovr_ray.data.adapters.listing import AdapterOptions
 from discovr_ray.errors import ManifestError, StorageError
 
 FILE_LIST = """FileName,EF,ESV,EDV,FrameHeight,FrameWidth,FPS,NumberOfFrames,Split
@@ -109,7 +110,7 @@ def test_folder(videos: Path) -> None:
 
 
 def test_patient_pattern(videos: Path) -> None:
-    rows = list_source(str(videos), r"^(p\d)/").rows
+    rows = list_source(str(videos), AdapterOptions(r"^(p\d)/")).rows
     assert [row.patient_id for row in rows] == ["c", "p1", "p1", "p2"]
 
 

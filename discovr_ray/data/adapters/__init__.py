@@ -1,22 +1,51 @@
-"""Public layouts -> rows without video facts; one file per layout."""
+"""Data sets' layouts -> rows without video facts; one file per layout."""
 
 from __future__ import annotations
 
+import difflib
+import logging
+
 from discovr_ray.data import storage
-from discovr_ray.data.adapters import echonet_dynamic, folder
-from discovr_ray.data.adapters.listing import Listing
+from discovr_ray.data.adapters.echonet_dynamic import EchoNetDynamic
+from discovr_ray.data.adapters.folder import Folder
+from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Listing
+from discovr_ray.errors import ManifestError
+
+logger = logging.getLogger(__name__)
+
+FOLDER = Folder()  # what no other adapter recognises
+ADAPTERS: tuple[Adapter, ...] = (EchoNetDynamic(), FOLDER)
 
 
-def list_source(source: str, patient_pattern: str = "") -> Listing:
-    """Rows of one SOURCE: an EchoNet-Dynamic folder, a folder, a file or a glob of video files; local or on s3://.
+def find_adapter(source: str, name: str = "") -> Adapter:
+    """The adapter of that name; without one, the only one that recognises the source, else the plain folder.
 
-    Args:
-        patient_pattern: for folders and globs, a regular expression whose first group, found in the path below the
-            source, is the patient; "" or no match: every file is a patient of its own.
     Errors:
-        StorageError: nothing there, or no video in it. ManifestError: tables that lack a column.
+        ManifestError: an unknown name, or several adapters recognise the source.
+    """
+    by_name = {adapter.name: adapter for adapter in ADAPTERS}
+    if name:
+        if name not in by_name:
+            near = difflib.get_close_matches(name, by_name, 1)
+            raise ManifestError(
+                f"adapter {name!r}: there is none of this name; {f'is it {near[0]}? ' if near else ''}"
+                f"There are: {', '.join(by_name)}"
+            )
+        return by_name[name]
+    found = [adapter for adapter in ADAPTERS if adapter is not FOLDER and adapter.recognises(source)]
+    if len(found) > 1:
+        raise ManifestError(f"{source}: may be {' or '.join(item.name for item in found)}; choose one with --adapter")
+    return found[0] if found else FOLDER
+
+
+def list_source(source: str, options: AdapterOptions | None = None, adapter: str = "") -> Listing:
+    """Rows of one SOURCE: a data set in a known layout, a folder, a file, a glob or a table; local or on s3://.
+
+    Errors:
+        StorageError: nothing there, or no clip in it. ManifestError: as of find_adapter, or tables that lack a column.
     """
     source = storage.absolute(source)
-    if storage.exists(storage.join(source, echonet_dynamic.FILE_LIST)):
-        return echonet_dynamic.list_clips(source)
-    return folder.list_clips(source, patient_pattern)
+    chosen = find_adapter(source, adapter)
+    logger.info("adapter %s for %s", chosen.name, source)
+    listing = chosen.list_clips(source, options or AdapterOptions())
+    return listing._replace(notes=(f"{source}: adapter {chosen.name}", *listing.notes))

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 from discovr_ray.data import storage
 from discovr_ray.data.adapters.folder import VIDEO_SUFFIXES
-from discovr_ray.data.adapters.listing import Listing, Rejected, Row
+from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Listing, Rejected, Row
 from discovr_ray.errors import ManifestError, StorageError
 
 FILE_LIST = "FileList.csv"
@@ -28,7 +28,18 @@ _WHOLE = r"-?(0|[1-9]\d*)"
 _DECIMAL = rf"({_WHOLE}(\.\d*)?|-?\.\d+)(e[-+]?\d+)?"
 
 
-def list_clips(source: str) -> Listing:
+class EchoNetDynamic(Adapter):
+    name = "echonet_dynamic"
+    help = "EchoNet-Dynamic: FileList.csv and Videos/*.avi"
+
+    def recognises(self, source: str) -> bool:
+        return storage.exists(storage.join(source, FILE_LIST))
+
+    def list_clips(self, source: str, options: AdapterOptions) -> Listing:
+        return _list_clips(source)
+
+
+def _list_clips(source: str) -> Listing:
     """One row per line of FileList.csv; what has no file, or no line, is rejected.
 
     Errors:

@@ -6,32 +6,33 @@ import re
 from pathlib import PurePosixPath
 
 from discovr_ray.data import storage
-from discovr_ray.data.adapters.listing import Listing, Row
+from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Listing, Row
 from discovr_ray.errors import StorageError
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 
 
-def list_clips(source: str, patient_pattern: str = "") -> Listing:
-    """One row per video; its id is the path below the source, without the extension.
+class Folder(Adapter):
+    """A row's id is the path below the source, without the extension."""
 
-    Args:
-        source: a folder is searched to any depth for VIDEO_SUFFIXES; a file or a pattern takes what it names.
-        patient_pattern: regular expression with one group; see adapters.list_source.
-    Errors:
-        StorageError: nothing there, or no video in it.
-    """
-    if any(sign in source for sign in "*?[") and not storage.exists(source):
-        root, uris = _fixed_part(source), storage.glob(source)
+    name = "folder"
+    help = "a folder of videos at any depth, one file, or a glob in quotes"
+
+    def recognises(self, source: str) -> bool:
+        return True
+
+    def list_clips(self, source: str, options: AdapterOptions) -> Listing:
+        if any(sign in source for sign in "*?[") and not storage.exists(source):
+            root, uris = _fixed_part(source), storage.glob(source)
+            if not uris:
+                raise StorageError(f"{source}: the pattern matches no file")
+        else:
+            uris = storage.list_files(source, VIDEO_SUFFIXES)
+            root = source.rpartition("/")[0] if uris == [source] else source
         if not uris:
-            raise StorageError(f"{source}: the pattern matches no file")
-    else:
-        uris = storage.list_files(source, VIDEO_SUFFIXES)
-        root = source.rpartition("/")[0] if uris == [source] else source
-    if not uris:
-        raise StorageError(f"{source}: no video file ({', '.join(VIDEO_SUFFIXES)})")
-    pattern = re.compile(patient_pattern) if patient_pattern else None
-    return Listing([_row(uri, root, pattern) for uri in uris], [])
+            raise StorageError(f"{source}: no video file ({', '.join(VIDEO_SUFFIXES)})")
+        pattern = re.compile(options.patient_pattern) if options.patient_pattern else None
+        return Listing([_row(uri, root, pattern) for uri in uris], [])
 
 
 def _row(uri: str, root: str, pattern: re.Pattern[str] | None) -> Row:

@@ -1,17 +1,22 @@
-"""What every adapter returns."""
+"""What an adapter is: told where a data set lies and what the user chose, it lists the clips without opening them."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
+
+PEDIATRIC_FOLDS = (range(7), range(7, 8), range(8, 10))
 
 
 class Row(NamedTuple):
     """A manifest row before the file has been looked at."""
 
-    clip_id: str
+    clip_id: str  # unique within a listing
     uri: str
     patient_id: str
-    split: str  # as the source says; "" when it says nothing
+    split: str  # TRAIN, VAL or TEST, see `split_name`; "" when the source says nothing
     view: str
     labels: str  # a JSON object
 
@@ -21,6 +26,62 @@ class Rejected(NamedTuple):
     reason: str
 
 
+class Trace(NamedTuple):
+    """One structure in one frame: a closed polygon in pixels of the source, or a mask file with a value in it.
+
+    The polygon has no repeated last point; pixel centres are whole numbers. It is empty where `mask_uri` is set.
+    """
+
+    clip_id: str  # of the listing's row
+    frame: int  # of the source video, from 0
+    structure: str  # such as lv
+    x: Sequence[float] = ()
+    y: Sequence[float] = ()
+    mask_uri: str = ""  # same size as the frame
+    mask_value: int = 0  # the structure's value in the mask
+
+
 class Listing(NamedTuple):
+    """Every file of a source is in `rows` or in `rejected`, once."""
+
     rows: list[Row]
     rejected: list[Rejected]
+    traces: Sequence[Trace] = ()
+    notes: Sequence[str] = ()  # rules that were applied, one line each, for the summary
+
+
+@dataclass(frozen=True)
+class AdapterOptions:
+    """What a user may choose about the sources; an adapter takes what concerns it."""
+
+    patient_pattern: str = ""  # folder: a regular expression whose first group, found in the path, is the patient
+    without_suffix: bool = False  # folder: files without a suffix are taken, too (DICOM archives)
+    columns: Mapping[str, str] = field(default_factory=dict)  # table: field of the manifest -> column of the table
+    folds: tuple[Sequence[int], Sequence[int], Sequence[int]] = PEDIATRIC_FOLDS  # of TRAIN, VAL and TEST
+    views: tuple[str, ...] = ()  # all: only these views; () takes any
+    thresholds: Mapping[str, float] = field(default_factory=dict)  # all: label -> low_<label> is 1 below this value
+
+
+class Adapter(ABC):
+    """One layout. Adapters keep no state."""
+
+    name: str  # for --adapter
+    help: str  # one line: what the layout is
+
+    @abstractmethod
+    def recognises(self, source: str) -> bool:
+        """Whether files or folders that only this layout has are in the folder `source`; a few look-ups, no listing."""
+
+    @abstractmethod
+    def list_clips(self, source: str, options: AdapterOptions) -> Listing:
+        """Rows of an absolute source.
+
+        Errors:
+            StorageError: nothing there, or no clip in it. ManifestError: a table lacks a column or cannot be read.
+        """
+
+
+def split_name(text: str) -> str:
+    """A data set's word for a split as the manifest's; other words in capitals, for ingest to reject."""
+    word = text.strip().upper()
+    return {"TRAINING": "TRAIN", "VALIDATION": "VAL", "VALID": "VAL", "TESTING": "TEST"}.get(word, word)
