@@ -13,17 +13,20 @@ import numpy.typing as npt
 
 from discovr_ray.data.formats.decord_reader import DecordReader
 from discovr_ray.data.formats.mjpeg import MjpegReader
+from discovr_ray.data.formats.nifti import NiftiReader
 from discovr_ray.data.formats.reader import Details, FormatReader, Frames, Indices, VideoInfo
 from discovr_ray.errors import ClipError
 
 _DECORD = DecordReader()
-_READERS: tuple[FormatReader, ...] = (MjpegReader(), _DECORD)  # in the order in which they are asked
+_READERS: tuple[FormatReader, ...] = (MjpegReader(), NiftiReader(), _DECORD)  # in the order in which they are asked
 _BY_FORMAT = {name: reader for reader in _READERS for name in reader.formats}
 
 
-def probe(data: bytes) -> VideoInfo:
+def probe(data: bytes, fps: float = 0.0) -> VideoInfo:
     """Facts of a video; frames are counted, not believed. Only the first frame is decoded (see check_all_frames).
 
+    Args:
+        fps: what is known from elsewhere; counts where the file says nothing. 0: nothing is known.
     Errors:
         ClipError: empty, truncated, no video, no frame, or no sane size or frame rate.
     """
@@ -31,6 +34,11 @@ def probe(data: bytes) -> VideoInfo:
         raise ClipError("the file is empty")
     answers = (reader.probe(data) for reader in _READERS if reader.recognises(data))
     info = next(answer for answer in answers if answer is not None)  # decord never leaves a file to others
+    info = info._replace(fps=info.fps or fps)
+    if info.num_frames < 2:
+        return info  # a still image needs no frame rate
+    if not info.fps:
+        raise ClipError("neither the file nor its data set says how many frames a second has")
     if not (math.isfinite(info.fps) and info.fps > 0):
         raise ClipError(f"frame rate {info.fps}: must be a positive number")
     return info

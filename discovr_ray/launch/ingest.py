@@ -74,7 +74,8 @@ def ingest(
     rows = _once_each([row for listing in listings for row in listing.rows])
     with ray_session():
         logger.info("looking at %d files", len(rows))
-        looked = [_looked(*pair) for pair in zip(rows, inspect_files([row.uri for row in rows]), strict=True)]
+        answers = inspect_files([row.uri for row in rows], fps=[row.fps for row in rows])
+        looked = [_looked(*pair) for pair in zip(rows, answers, strict=True)]
     looked, refused = _usable(looked, split_rule or SplitRule())
     rejected += refused
     _write_rejected(rejected, rejected_uri)

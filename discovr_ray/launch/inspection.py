@@ -26,7 +26,11 @@ logger = logging.getLogger(__name__)
 FILES_PER_BLOCK = 16
 MAX_BLOCKS = 2000  # of one pass; each is an object of the driver's
 PROGRESS_EVERY_S = 5.0
+_FILES = pa.schema([("index", pa.int64()), ("uri", pa.string()), ("fps", pa.float64())])
 CRASHED = "the process that looked at this file died (a crash of the decoder, or out of memory)"
+
+
+Inspect = Callable[[str, float], "Facts"]  # as inspect_file
 
 
 class Facts(NamedTuple):
@@ -47,11 +51,11 @@ class Facts(NamedTuple):
     details: str = "{}"  # formats.reader.Details of a usable file, as JSON
 
 
-def inspect_file(uri: str) -> Facts:
-    """Facts of one file, or why it cannot be used."""
+def inspect_file(uri: str, fps: float = 0.0) -> Facts:
+    """Facts of one file, or why it cannot be used; `fps` as of decode.probe."""
     try:
         content = read_through_outage(uri)
-        info = probe(content)
+        info = probe(content, fps)
         if info.num_frames < 2:
             return Facts(reason="one frame: a still image, not a video")
         check_all_frames(content, info)
@@ -63,23 +67,26 @@ def inspect_file(uri: str) -> Facts:
         return Facts(reason=str(error), outage=True)
 
 
-def inspect_files(uris: Sequence[str], inspect: Callable[[str], Facts] = inspect_file) -> list[Facts]:
+def inspect_files(uris: Sequence[str], inspect: Inspect = inspect_file, fps: Sequence[float] = ()) -> list[Facts]:
     """Read, hash and decode every frame of every file; one answer per uri, in order.
 
     Needs an initialised Ray. A process that dies takes its block along, so what is then missing is looked at again,
     one file per block; what is still missing killed its process twice.
 
+    Args:
+        fps: of each uri, as of decode.probe; (): nothing is known of any.
     Errors:
         ManifestError: no process could look at anything, as when the package is missing on the workers.
         StreamError: the storage did not answer for minutes; no file is rejected for that.
     """
     answers: dict[int, Facts] = {}
+    files = pa.table({"index": range(len(uris)), "uri": list(uris), "fps": list(fps) or [0.0] * len(uris)}, _FILES)
     progress = _Progress(len(uris))
     for files_per_block in (max(FILES_PER_BLOCK, math.ceil(len(uris) / MAX_BLOCKS)), 1):
-        missing = [index for index in range(len(uris)) if index not in answers]
+        missing = pa.array([index for index in range(len(uris)) if index not in answers], pa.int64())
         if files_per_block == 1 and not answers and len(uris) > 4 * FILES_PER_BLOCK:
             break  # many blocks and not one answer: no file's fault
-        for index, facts in _one_pass(uris, missing, files_per_block, inspect):
+        for index, facts in _one_pass(files.take(missing), files_per_block, inspect):
             if facts.outage:
                 raise StreamError(
                     f"after {len(answers)} of {len(uris)} files the storage does not answer: {facts.reason}"
@@ -87,23 +94,18 @@ def inspect_files(uris: Sequence[str], inspect: Callable[[str], Facts] = inspect
             answers[index] = facts
             progress.show(len(answers))
     if uris and not answers:
-        _raise_cause(uris, inspect)
+        _raise_cause(files, inspect)
     progress.show(len(answers), last=True)
     return [answers.get(index, Facts(reason=CRASHED)) for index in range(len(uris))]
 
 
 def _one_pass(
-    uris: Sequence[str],
-    indices: list[int],
-    files_per_block: int,
-    inspect: Callable[[str], Facts],
-    max_lost_blocks: int = -1,
+    files: pa.Table, files_per_block: int, inspect: Inspect, max_lost_blocks: int = -1
 ) -> Iterator[tuple[int, Facts]]:
     """(index, facts) of the files whose block came back; max_lost_blocks of -1 is any number."""
-    if not indices:
+    if not files.num_rows:
         return
-    table = pa.table({"index": pa.array(indices, pa.int64()), "uri": [uris[index] for index in indices]})
-    blocks = [table.slice(start, files_per_block) for start in range(0, len(indices), files_per_block)]
+    blocks = [files.slice(start, files_per_block) for start in range(0, files.num_rows, files_per_block)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Ray 2.60 has no other way to bound the retries
         found = ray.data.from_arrow(blocks).map_batches(
@@ -124,19 +126,19 @@ def _one_pass(
             yield row.pop("index"), Facts(**row)
 
 
-def _raise_cause(uris: Sequence[str], inspect: Callable[[str], Facts]) -> None:
+def _raise_cause(files: pa.Table, inspect: Inspect) -> None:
     try:
-        list(_one_pass(uris, [0], 1, inspect, max_lost_blocks=0))
+        list(_one_pass(files.slice(0, 1), 1, inspect, max_lost_blocks=0))
     except RayError as error:
-        raise ManifestError(f"no process could look at any of {len(uris)} files: {error}") from error
+        raise ManifestError(f"no process could look at any of {files.num_rows} files: {error}") from error
 
 
-def _inspect_block(block: pa.Table, inspect: Callable[[str], Facts], environment: dict[str, str]) -> pa.Table:
+def _inspect_block(block: pa.Table, inspect: Inspect, environment: dict[str, str]) -> pa.Table:
     os.environ.update(environment)
     columns: dict[str, list[Any]] = {name: [] for name in ("index", *Facts._fields)}
     for row in block.to_pylist():
         try:
-            facts = inspect(row["uri"])
+            facts = inspect(row["uri"], row["fps"])
         except Exception as error:  # the task's boundary: whatever a decoder raises, the other files go on
             facts = Facts(reason=f"{type(error).__name__}: {error}")
         columns["index"].append(row["index"])

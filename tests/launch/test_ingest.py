@@ -103,7 +103,7 @@ def test_nothing_usable(tmp_path: Path) -> None:
 
 
 def test_unwritable_output_is_found_first(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest_module, "inspect_files", lambda uris: pytest.fail("worked first"))
+    monkeypatch.setattr(ingest_module, "inspect_files", lambda *args, **more: pytest.fail("worked first"))
     with pytest.raises(StorageError, match="cannot write"):
         ingest([str(copy)], str(copy / "FileList.csv" / "out"))
 
@@ -168,7 +168,7 @@ def test_rules_for_splits(copy: Path, tmp_path: Path) -> None:
 
 @pytest.mark.chaos
 def test_a_file_that_kills_its_process_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    def dies_on_one_file(uri: str) -> inspection.Facts:  # local, so that it travels to the workers by value
+    def dies_on_one_file(uri: str, fps: float) -> inspection.Facts:  # local, so that it travels to the workers by value
         if uri == "killer":
             os.kill(os.getpid(), signal.SIGKILL)
         if uri == "odd":
@@ -185,7 +185,7 @@ def test_a_file_that_kills_its_process_costs_only_itself(monkeypatch: pytest.Mon
 
 
 def test_storage_that_does_not_answer_rejects_no_file() -> None:
-    def asked_in_vain(uri: str) -> inspection.Facts:
+    def asked_in_vain(uri: str, fps: float) -> inspection.Facts:
         outage.PAUSES_S = ()
         return inspection.inspect_file(uri)
 
@@ -201,7 +201,7 @@ def test_workers_that_cannot_work_are_no_files_fault(monkeypatch: pytest.MonkeyP
         inspection.inspect_files(list("abcdef"), known_here_only)
 
 
-def known_here_only(uri: str) -> inspection.Facts:
+def known_here_only(uri: str, fps: float) -> inspection.Facts:
     return inspection.Facts()
 
 

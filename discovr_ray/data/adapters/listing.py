@@ -19,6 +19,7 @@ class Row(NamedTuple):
     split: str  # TRAIN, VAL or TEST, see `split_name`; "" when the source says nothing
     view: str
     labels: str  # a JSON object
+    fps: float = 0.0  # frames per second, for files that do not say; 0: the source does not say either
 
 
 class Rejected(NamedTuple):
@@ -57,6 +58,7 @@ class AdapterOptions:
     patient_pattern: str = ""  # folder: a regular expression whose first group, found in the path, is the patient
     without_suffix: bool = False  # folder: files without a suffix are taken, too (DICOM archives)
     columns: Mapping[str, str] = field(default_factory=dict)  # table: field of the manifest -> column of the table
+    fps: float = 0.0  # all: frames per second of clips of which neither file nor data set says it; 0: rejected
     folds: tuple[Sequence[int], Sequence[int], Sequence[int]] = PEDIATRIC_FOLDS  # of TRAIN, VAL and TEST
     views: tuple[str, ...] = ()  # all: only these views; () takes any
     thresholds: Mapping[str, float] = field(default_factory=dict)  # all: label -> low_<label> is 1 below this value

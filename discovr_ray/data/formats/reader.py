@@ -19,7 +19,7 @@ MAX_SIDE = 4096  # pixels; more is a damaged header, and would be allocated befo
 class VideoInfo(NamedTuple):
     format: str  # one of the reader's `formats`
     num_frames: int
-    fps: float
+    fps: float  # 0: the file does not say
     height: int  # pixels
     width: int
 
