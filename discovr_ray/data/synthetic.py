@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from discovr_ray.data.phantom.container import avi_mjpeg
+from discovr_ray.data.formats.avi_writer import write_avi
 from discovr_ray.data.phantom.heart import Beat, beat, cavity_mask, chords, outline
 from discovr_ray.data.phantom.patient import SIZE, Doubles, Patient, sample_patient
 from discovr_ray.data.phantom.render import render
@@ -111,7 +111,7 @@ def write_clip(folder: Path, seed: int, index: int) -> Rows:
         simplejpeg.encode_jpeg_yuv_planes(frame, chroma, chroma, quality=JPEG_QUALITY) for frame in render(patient)
     ]
     name = clip_id(seed, index)
-    _write_bytes(folder / "Videos" / f"{name}.avi", avi_mjpeg(images, patient.fps, SIZE, SIZE))
+    _write_bytes(folder / "Videos" / f"{name}.avi", write_avi(images, patient.fps, SIZE, SIZE))
     return describe(name, patient, beat(patient))
 
 
