@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also runs where the package is not installed
 
-from discovr_ray.errors import DiscovrError, StorageError
+from discovr_ray.data.formats.policy import IngestPolicy, key_of_environment
+from discovr_ray.errors import ConfigError, DiscovrError, StorageError
 from discovr_ray.launch.ingest import IngestSummary, SplitRule, ingest
 
 
@@ -46,6 +47,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="for folders: its first group, found in a file's path below SOURCE, is the patient "
         "(default: every file is a patient of its own)",
     )
+    parser.add_argument(
+        "--color", choices=("drop", "keep"), default="drop", help="DICOM clips with colour Doppler (default drop)"
+    )
+    parser.add_argument(
+        "--burned-in",
+        choices=("mask", "drop", "keep"),
+        default="mask",
+        help="DICOM clips with text in the picture (docs/dicom.md): mask (default): black outside of the sector, no "
+        "clip without one; drop: also none that says it has text; keep: masked where a sector is found",
+    )
     return parser.parse_args(arguments)
 
 
@@ -54,8 +65,9 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     try:
         rule = SplitRule(arguments.split_rule, arguments.split_fractions)
-        summary = ingest(arguments.sources, arguments.output, rule, arguments.patient_pattern)
-    except StorageError as error:
+        policy = IngestPolicy(arguments.color, arguments.burned_in, key_of_environment())
+        summary = ingest(arguments.sources, arguments.output, rule, arguments.patient_pattern, policy)
+    except (StorageError, ConfigError) as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
     except DiscovrError as error:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from discovr_ray.data.formats.decord_reader import DecordReader
 from discovr_ray.data.formats.mjpeg import MjpegReader
 from discovr_ray.data.formats.nifti import NiftiReader
+from discovr_ray.data.formats.policy import IngestPolicy
 from discovr_ray.data.formats.reader import Details, FormatReader, Frames, Indices, VideoInfo
 from discovr_ray.errors import ClipError
 
@@ -44,13 +45,13 @@ def probe(data: bytes, fps: float = 0.0) -> VideoInfo:
     return info
 
 
-def details(data: bytes, info: VideoInfo) -> Details:
+def details(data: bytes, info: VideoInfo, policy: IngestPolicy) -> Details:
     """What the file says about patient, view, geometry and the part of the picture to keep.
 
     Errors:
-        ClipError: the file is refused for what it says.
+        ClipError: the file is refused for what it says, or by the policy.
     """
-    return _BY_FORMAT[info.format].details(data, info)
+    return _BY_FORMAT[info.format].details(data, info, policy)
 
 
 def decode_frames(data: bytes, format: str, indices: npt.ArrayLike, num_frames: int, decoder: str = "auto") -> Frames:

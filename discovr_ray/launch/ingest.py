@@ -8,6 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,10 +18,11 @@ import pyarrow.parquet as pq
 from discovr_ray.data import storage
 from discovr_ray.data.adapters import list_source
 from discovr_ray.data.adapters.listing import AdapterOptions, Rejected, Row
+from discovr_ray.data.formats.policy import DICOM_SUFFIXES, NO_KEY, IngestPolicy, key_of_environment
 from discovr_ray.data.formats.reader import Details
 from discovr_ray.data.manifest import SCHEMA, SPLITS, write_manifest
-from discovr_ray.errors import ManifestError
-from discovr_ray.launch.inspection import Facts, inspect_files
+from discovr_ray.errors import ConfigError, ManifestError
+from discovr_ray.launch.inspection import Facts, inspect_file, inspect_files
 from discovr_ray.launch.ray_session import ray_session
 from discovr_ray.randomness import clip_key, uniform
 
@@ -56,12 +58,17 @@ class Looked(NamedTuple):
 
 
 def ingest(
-    sources: Sequence[str], output: str, split_rule: SplitRule | None = None, patient_pattern: str = ""
+    sources: Sequence[str],
+    output: str,
+    split_rule: SplitRule | None = None,
+    patient_pattern: str = "",
+    policy: IngestPolicy | None = None,
 ) -> IngestSummary:
     """Build a manifest of everything in `sources` in the folder `output`.
 
     Errors:
         StorageError: a source holds nothing, or a place cannot be read or written.
+        ConfigError: DICOM files without a key for their ids.
         ManifestError: not one file is usable (rejected.parquet says why), a table lacks a column, a bad pattern.
         StreamError: the storage stopped answering on the way.
     """
@@ -72,9 +79,13 @@ def ingest(
     rejected = [item for listing in listings for item in listing.rejected]
     _write_rejected(rejected, rejected_uri)  # early, so that a place without write permission costs no hours
     rows = _once_each([row for listing in listings for row in listing.rows])
+    policy = policy or IngestPolicy(id_key=key_of_environment())
+    if not policy.id_key and any(_is_nameless_dicom(row) for row in rows):
+        raise ConfigError([NO_KEY])
     with ray_session():
         logger.info("looking at %d files", len(rows))
-        answers = inspect_files([row.uri for row in rows], fps=[row.fps for row in rows])
+        inspect = partial(inspect_file, policy=policy)
+        answers = inspect_files([row.uri for row in rows], inspect, [row.fps for row in rows])
         looked = [_looked(*pair) for pair in zip(rows, answers, strict=True)]
     looked, refused = _usable(looked, split_rule or SplitRule())
     rejected += refused
@@ -99,11 +110,18 @@ def check_pattern(pattern: str) -> None:
 
 
 def _looked(row: Row, facts: Facts) -> Looked:
-    """What a file says about itself counts more than what its place says."""
+    """What a file says about itself counts more than what its place says; ids of the source's own tables stand."""
     details = Details(**json.loads(facts.details))
-    named = {name: value for name in ("clip_id", "patient_id", "view") if (value := getattr(details, name))}
+    if details.anonymous and not row.named:
+        return Looked(row, Facts(reason=details.anonymous), details)
+    said = ("view",) if row.named else ("clip_id", "patient_id", "view")
+    named = {name: value for name in said if (value := getattr(details, name))}
     labels = json.loads(row.labels) | json.loads(details.labels)
     return Looked(row._replace(**named, labels=json.dumps(labels, sort_keys=True)), facts, details)
+
+
+def _is_nameless_dicom(row: Row) -> bool:
+    return not row.named and row.uri.lower().endswith(DICOM_SUFFIXES)
 
 
 def _once_each(rows: list[Row]) -> list[Row]:

@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 
 from discovr_ray.data import storage
 from discovr_ray.data.decode import check_all_frames, details, probe
+from discovr_ray.data.formats.policy import IngestPolicy
 from discovr_ray.data.outage import read_through_outage
 from discovr_ray.errors import ClipError, ManifestError, MissingFileError, StorageError, StreamError
 
@@ -51,7 +52,7 @@ class Facts(NamedTuple):
     details: str = "{}"  # formats.reader.Details of a usable file, as JSON
 
 
-def inspect_file(uri: str, fps: float = 0.0) -> Facts:
+def inspect_file(uri: str, fps: float = 0.0, policy: IngestPolicy | None = None) -> Facts:
     """Facts of one file, or why it cannot be used; `fps` as of decode.probe."""
     try:
         content = read_through_outage(uri)
@@ -59,7 +60,7 @@ def inspect_file(uri: str, fps: float = 0.0) -> Facts:
         if info.num_frames < 2:
             return Facts(reason="one frame: a still image, not a video")
         check_all_frames(content, info)
-        found = json.dumps(details(content, info)._asdict())
+        found = json.dumps(details(content, info, policy or IngestPolicy())._asdict())
         return Facts(*info, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), details=found)
     except (ClipError, MissingFileError) as error:
         return Facts(reason=str(error))

@@ -39,7 +39,7 @@ def _row(uri: str, root: str, pattern: re.Pattern[str] | None) -> Row:
     path = uri.removeprefix(root).lstrip("/")
     clip_id = str(PurePosixPath(path).with_suffix(""))
     found = pattern.search(path) if pattern else None
-    return Row(clip_id, uri, found[1] if found else clip_id, "", "", "{}")
+    return Row(clip_id, uri, found[1] if found else clip_id, "", "", "{}", named=False)
 
 
 def _fixed_part(pattern: str) -> str:

@@ -20,6 +20,7 @@ class Row(NamedTuple):
     view: str
     labels: str  # a JSON object
     fps: float = 0.0  # frames per second, for files that do not say; 0: the source does not say either
+    named: bool = True  # the source says clip and patient; False: both are but the file's path, and its content counts
 
 
 class Rejected(NamedTuple):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from discovr_ray.data.formats.policy import IngestPolicy
 from discovr_ray.data.formats.reader import MAX_SIDE, PIECE, Details, FormatReader, Frames, Indices, VideoInfo
 from discovr_ray.errors import ClipError
 
@@ -71,7 +72,7 @@ class NiftiReader(FormatReader):
         if high < DARK:
             raise ClipError(f"values {low:g} to {high:g}: a mask, or brightness on another scale than 0 to 255")
 
-    def details(self, data: bytes, info: VideoInfo) -> Details:
+    def details(self, data: bytes, info: VideoInfo, policy: IngestPolicy) -> Details:
         """Pixel spacing alone: the header's free text may hold names."""
         return Details(cm_per_pixel=_read_header(_head(data)).cm_per_pixel)
 

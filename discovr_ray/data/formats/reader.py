@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from discovr_ray.data.formats.policy import IngestPolicy
+
 Frames = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 
@@ -34,6 +36,7 @@ class Details(NamedTuple):
     region: tuple[int, int, int, int] | None = None  # x0, y0, x1, y1 in pixels, ends excluded: the part to keep
     sector: tuple[int, ...] | None = None  # polygon x0, y0, x1, y1, ... in pixels of the frame; black outside of it
     cm_per_pixel: float | None = None
+    anonymous: str = ""  # why there are no ids although the file's name must not become one; "": it may
 
 
 class FormatReader(ABC):
@@ -61,5 +64,6 @@ class FormatReader(ABC):
         """What decoding every frame does not reveal: frames that were repaired silently."""
         return
 
-    def details(self, data: bytes, info: VideoInfo) -> Details:
+    def details(self, data: bytes, info: VideoInfo, policy: IngestPolicy) -> Details:
+        """Beyond the frames. Errors: ClipError, the file is refused for what it says."""
         return Details()
