@@ -15,6 +15,7 @@ from discovr_ray.config.sections import (
     OptimConfig,
     RunConfig,
     ScheduleConfig,
+    StorageConfig,
 )
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "RunConfig",
     "RunPlan",
     "ScheduleConfig",
+    "StorageConfig",
     "check_clips",
     "check_config",
     "check_resources",

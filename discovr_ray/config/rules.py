@@ -20,6 +20,8 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "data.max_bad_fraction": (0, 1),
     "data.decode_cpus": (0.1, None),
     "data.prefetch_batches": (1, None),
+    "storage.attempts": (1, 20),
+    "storage.outage_patience_s": (0, None),
     "mask.video_views": (1, None),
     "mask.image_views": (1, None),
     "mask.video_ratio": (0, 1),
@@ -65,6 +67,9 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "run.max_failures": (0, None),
 }
 ABOVE_ZERO = (
+    "storage.read_timeout_s",
+    "storage.connect_timeout_s",
+    "storage.write_timeout_s",
     "model.mlp_ratio",
     "model.video_norm_eps",
     "model.image_norm_eps",

@@ -39,6 +39,19 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class StorageConfig:
+    """How long object storage is waited for, and how often it is asked. Places and credentials: docs/data.md."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    read_timeout_s: float = 0.5  # a read without a byte for so long is asked anew, each time with twice the patience
+    connect_timeout_s: float = 2.0  # seconds until a connection must stand
+    write_timeout_s: float = 60.0  # seconds; a server may acknowledge a large part late
+    attempts: int = 5  # of a request, and reads of a file whose content is not what its hash says
+    outage_patience_s: float = 120.0  # storage that answers nobody is asked again for so long, after pauses that double
+
+
+@dataclass(frozen=True)
 class MaskConfig:
     """Masked views of the students (section 3 of the paper)."""
 
@@ -183,6 +196,7 @@ class Config:
     __pydantic_config__: ClassVar[Any] = STRICT
 
     data: DataConfig = field(default_factory=DataConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)

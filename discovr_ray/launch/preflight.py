@@ -19,7 +19,7 @@ from discovr_ray.train import checkpoint
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
-# what a continued run may change without becoming another run; all of `checkpoint` and of `run` but the seed as well
+# what a continued run may change without becoming another run; also all of `checkpoint`, `storage` and of `run` but the seed
 FREE_ON_RESUME = {
     "data.manifest",  # the clips themselves are compared
     "data.decode_cpus",
@@ -134,7 +134,7 @@ def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         for name, value in values.items():
             key = f"{section}.{name}"
             old = _plain(stored).get(section, {}).get(name)
-            free = key in FREE_ON_RESUME or section == "checkpoint" or (section == "run" and name != "seed")
+            free = key in FREE_ON_RESUME or section in ("checkpoint", "storage") or (section == "run" and name != "seed")
             if old != value and not free:
                 problems.append(f"{key} = {value}: the run to be continued has {old}; start a new run to change it")
     return problems

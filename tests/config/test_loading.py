@@ -38,7 +38,7 @@ def override_problems(*overrides: str) -> list[str]:
         ({"model": {"num_prototype": 10}}, "model.num_prototype: unknown field; did you mean num_prototypes?"),
         ({"engine": {"zero_stagee": 1}}, "engine.zero_stagee: unknown field; did you mean zero_stage?"),
         ({"modle": {"width": 10}}, "modle: unknown section; did you mean model?"),
-        ({"zzz": {}}, "zzz: unknown section; valid names: data, mask, model, loss"),
+        ({"zzz": {}}, "zzz: unknown section; valid names: data, storage, mask, model, loss"),
         ({"data": {"num_frames": "64"}}, "data.num_frames = '64': input should be a valid integer"),
         ({"data": {"num_frames": 64.5}}, "data.num_frames = 64.5: input should be a valid integer"),
         ({"data": {"num_frames": True}}, "data.num_frames = True: input should be a valid integer"),
