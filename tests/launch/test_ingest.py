@@ -179,7 +179,7 @@ def test_a_file_that_kills_its_process_costs_only_itself(monkeypatch: pytest.Mon
     uris = ["a", "b", "killer", "d", "e", "odd", "g"]
     answers = inspection.inspect_files(uris, dies_on_one_file)
     reasons = dict(zip(uris, (facts.reason for facts in answers), strict=True))
-    assert reasons.pop("killer") == inspection.CRASHED
+    assert "SIGKILL" in reasons.pop("killer")
     assert reasons.pop("odd") == "MemoryError: too much"
     assert set(reasons.values()) == {""}
 

@@ -1,0 +1,41 @@
+"""A time limit that also ends a decoder which hangs outside of Python, where no exception can reach it."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LIMIT_VARIABLE = "DISCOVR_FILE_LIMIT_S"
+DEFAULT_LIMIT_S = 120.0  # the slowest file of the public sets takes some ten seconds
+S_PER_MB = 4.0  # H.264 of 800 x 600 pixels decodes at about 1 MB in 2 s
+STDERR = 2
+TIMEOUT_MARK = b"Timeout ("  # what faulthandler writes to stderr before it ends the process
+
+
+def environment() -> dict[str, str]:
+    """The limit as this process has it; what a worker on another machine needs to have the same."""
+    return {LIMIT_VARIABLE: str(base_limit_s())}
+
+
+def base_limit_s() -> float:
+    return float(os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT_S)
+
+
+def limit_s(num_bytes: int) -> float:
+    """Seconds that a file of this size may take: the base, scaled up by 4 s for each MB at the base of 120 s."""
+    return base_limit_s() * (1 + num_bytes / 1e6 * S_PER_MB / DEFAULT_LIMIT_S)
+
+
+@contextmanager
+def end_process_after(seconds: float) -> Iterator[None]:
+    """End this process, with the stacks of its threads on stderr, unless the block is left in time.
+
+    One limit counts at a time: an inner one replaces the outer one for good.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()

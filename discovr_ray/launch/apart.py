@@ -1,0 +1,58 @@
+"""One call in a process of its own, for a file that took its last process down: the answer, or how the process died."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ray import cloudpickle
+
+from discovr_ray.data import watchdog
+
+LAST_WORDS = 300  # characters of stderr in a reason
+
+
+class Outcome(NamedTuple):
+    value: Any  # what the function returned
+    death: str  # why there is no value; "" when there is one
+
+
+def call_apart(function: Callable[..., Any], *arguments: Any) -> Outcome:
+    """function(*arguments) in a new Python process. The function sets its own time limit (watchdog)."""
+    child = subprocess.run(
+        [sys.executable, "-m", __name__],
+        input=cloudpickle.dumps((function, arguments)),
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        check=False,
+    )
+    if child.returncode == 0:
+        return Outcome(pickle.loads(child.stdout), "")
+    return Outcome(None, _death(child.returncode, child.stderr))
+
+
+def _death(returncode: int, stderr: bytes) -> str:
+    if watchdog.TIMEOUT_MARK in stderr:
+        limit_s = watchdog.base_limit_s()
+        return f"decoding took longer than {limit_s:g} s ({watchdog.LIMIT_VARIABLE}; large files get more)"
+    if returncode < 0:
+        memory = " (out of memory, or killed by hand)" if returncode == -signal.SIGKILL else ""
+        return f"the decoder crashed: {signal.Signals(-returncode).name}{memory}"
+    return f"the process ended with code {returncode}: {stderr.decode(errors='replace').strip()[-LAST_WORDS:]}"
+
+
+def _serve() -> None:
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not end up in the answer
+    function, arguments = pickle.load(sys.stdin.buffer)
+    with answer:
+        pickle.dump(function(*arguments), answer)
+
+
+if __name__ == "__main__":
+    _serve()
