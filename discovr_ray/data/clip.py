@@ -35,7 +35,7 @@ def load_clip(row: Mapping[str, Any], data: DataConfig, position: float) -> Clip
         StorageError: the storage did not answer for minutes, which is no clip's fault.
     """
     window = choose_window(row["num_frames"], row["fps"], data, position)
-    content = _read_checked(row)
+    content = read_checked(row)
     frames = decode_frames(content, row["format"], window.indices, row["num_frames"], data.decoder)
     if frames.shape[1:] != (row["height"], row["width"]):
         raise ClipError(f"frames of {frames.shape[1:]} pixels, {(row['height'], row['width'])} expected")
@@ -74,7 +74,7 @@ def resize_frames(frames: Frames, size: int) -> Frames:
     return np.stack(resized)
 
 
-def _read_checked(row: Mapping[str, Any]) -> bytes:
+def read_checked(row: Mapping[str, Any]) -> bytes:
     """The file's bytes, equal in size and hash to what ingest saw."""
     reason = ""
     for _ in range(READ_ATTEMPTS):

@@ -14,12 +14,14 @@ import numpy.typing as npt
 from discovr_ray.data.formats.decord_reader import DecordReader
 from discovr_ray.data.formats.mjpeg import MjpegReader
 from discovr_ray.data.formats.nifti import NiftiReader
+from discovr_ray.data.formats.png_avi import PngReader
 from discovr_ray.data.formats.policy import IngestPolicy
 from discovr_ray.data.formats.reader import Details, FormatReader, Frames, Indices, VideoInfo
 from discovr_ray.errors import ClipError
 
 _DECORD = DecordReader()
-_READERS: tuple[FormatReader, ...] = (MjpegReader(), NiftiReader(), _DECORD)  # in the order in which they are asked
+# in the order in which they are asked
+_READERS: tuple[FormatReader, ...] = (MjpegReader(), PngReader(), NiftiReader(), _DECORD)
 _BY_FORMAT = {name: reader for reader in _READERS for name in reader.formats}
 
 
@@ -81,10 +83,19 @@ def check_all_frames(data: bytes, info: VideoInfo) -> None:
     Errors:
         ClipError: a frame cannot be decoded, or frames differ in size.
     """
+    for _ in all_frames(data, info):
+        pass
+
+
+def all_frames(data: bytes, info: VideoInfo) -> Iterator[Frames]:
+    """Every frame, grey, in order, as arrays [n, H, W]; errors as of check_all_frames."""
+    wanted = np.arange(info.num_frames)
+    pieces = _pieces(data, info.format, wanted, info.num_frames, "auto")
     _BY_FORMAT[info.format].check(data)
-    for piece in _pieces(data, info.format, np.arange(info.num_frames), info.num_frames, "auto"):
+    for piece in pieces:
         if piece.shape[1:] != (info.height, info.width):
             raise ClipError(f"frames of {piece.shape[1:]} pixels in a video of {(info.height, info.width)}")
+        yield piece
 
 
 def _pieces(data: bytes, format: str, wanted: Indices, num_frames: int, decoder: str) -> Iterator[Frames]:

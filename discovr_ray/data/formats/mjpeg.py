@@ -9,13 +9,16 @@ from collections.abc import Iterator
 import numpy as np
 import simplejpeg
 
-from discovr_ray.data.formats.reader import MAX_SIDE, PIECE, FormatReader, Frames, Indices, VideoInfo
+from discovr_ray.data.formats.reader import MAX_SIDE, PIECE, PIECE_BYTES, FormatReader, Frames, Indices, VideoInfo
 from discovr_ray.data.formats.riff import Avi, is_avi, read_avi
 from discovr_ray.errors import ClipError
 
 
 class MjpegReader(FormatReader):
-    formats = ("avi-mjpeg",)
+    """Also the base of other readers of single images in AVI."""
+
+    formats: tuple[str, ...] = ("avi-mjpeg",)
+    codec = "MJPG"
 
     def recognises(self, data: bytes) -> bool:
         return is_avi(data)
@@ -23,24 +26,41 @@ class MjpegReader(FormatReader):
     def probe(self, data: bytes) -> VideoInfo | None:
         """None for other codecs in AVI, and for two interlaced fields per frame."""
         avi = read_avi(data)
-        if avi.codec.upper() != "MJPG":
+        if avi.codec.upper() != self.codec:
             return None
-        height, width = jpeg_size(_frame(data, avi, 0), 0)
-        if 2 * height == avi.height:
+        size = self._size(_frame(data, avi, 0), 0)
+        if size is None or 2 * size[0] == avi.height:
             return None
+        height, width = size
         return VideoInfo(self.formats[0], len(avi.frames), avi.fps, height, width)
 
     def pieces(self, data: bytes, format: str, wanted: Indices, num_frames: int) -> Iterator[Frames]:
         avi = read_avi(data)
         if len(avi.frames) != num_frames:
             raise ClipError(f"the video has {len(avi.frames)} frames, {num_frames} expected")
-        height, width = jpeg_size(_frame(data, avi, int(wanted[0])), int(wanted[0]))
-        for start in range(0, len(wanted), PIECE):
-            indices = wanted[start : start + PIECE].tolist()
-            piece = np.empty((len(indices), height, width, 1), np.uint8)
+        first = int(wanted[0])
+        size = self._size(_frame(data, avi, first), first)
+        if size is None:
+            raise ClipError(f"frame {first} is not the grey image that frame 0 is")
+        count = frames_at_once(*size)
+        for start in range(0, len(wanted), count):
+            indices = wanted[start : start + count].tolist()
+            piece = np.empty((len(indices), *size, 1), np.uint8)
             for place, index in zip(piece, indices, strict=True):
-                decode_grey_jpeg(_frame(data, avi, index), index, place)
+                self._decode(_frame(data, avi, index), index, place)
             yield piece[..., 0]
+
+    def _size(self, image: memoryview, index: int) -> tuple[int, int] | None:
+        """Height and width; None where this reader leaves the file to others."""
+        return jpeg_size(image, index)
+
+    def _decode(self, image: memoryview, index: int, place: Frames) -> None:
+        decode_grey_jpeg(image, index, place)
+
+
+def frames_at_once(height: int, width: int) -> int:
+    """Frames of a piece: PIECE, fewer where they would take more than PIECE_BYTES."""
+    return max(1, min(PIECE, PIECE_BYTES // (height * width)))
 
 
 def jpeg_size(jpeg: memoryview | bytes, index: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ Frames = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 
 PIECE = 64  # frames held at once while a whole video is decoded
+PIECE_BYTES = 128 * 2**20  # and their most bytes: headers that lie must not cost the machine's memory
 MAX_SIDE = 4096  # pixels; more is a damaged header, and would be allocated before decoding fails
 
 
