@@ -19,7 +19,7 @@ from discovr_ray.train import checkpoint
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
-# what a continued run may change without becoming another run; also all of `checkpoint`, `storage` and of `run` but the seed
+# what a continued run may change without becoming another one; so may all of `checkpoint`, `storage` and `run` but its seed
 FREE_ON_RESUME = {
     "data.manifest",  # the clips themselves are compared
     "data.decode_cpus",

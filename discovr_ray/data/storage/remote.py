@@ -1,0 +1,90 @@
+"""Every other place than a local disk: S3 as s3.py has it, the rest through fsspec where its driver is installed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Literal
+
+from discovr_ray.data.storage import s3
+from discovr_ray.errors import MissingFileError
+
+# kind of URI -> the extra of this package that holds its driver
+EXTRAS = {"gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
+
+
+def is_s3(uri: str) -> bool:
+    return uri.startswith("s3://")
+
+
+def filesystem(uri: str, use: Literal["look", "get", "write"] = "look") -> Any:
+    """The fsspec file system of a URI.
+
+    Errors:
+        MissingFileError: there is no such kind of storage, or its driver is not installed.
+    """
+    if is_s3(uri):
+        return s3.client(use)
+    import fsspec
+
+    kind = uri.partition("://")[0]
+    try:
+        fsspec.get_filesystem_class(kind)
+    except ValueError:
+        raise MissingFileError(f"{uri}: unknown storage {kind}://; local paths, s3://, gs:// and abfs:// are") from None
+    except ImportError as error:
+        extra = EXTRAS.get(kind)
+        remedy = f"pip install 'discovr-ray[{extra}]'" if extra else str(error)
+        raise MissingFileError(f"{uri}: the driver of {kind}:// is not installed: {remedy}") from error
+    # the account is part of the URI for some kinds; listings must show what other processes wrote
+    created, _ = fsspec.url_to_fs(uri, use_listings_cache=False)
+    return created
+
+
+def failures(uri: str) -> tuple[type[BaseException], ...]:
+    """What the driver of a URI raises; those of the other clouds derive from nothing narrower than Exception."""
+    return s3.failures() if is_s3(uri) else (Exception,)
+
+
+def is_of_one_file(error: BaseException) -> bool:
+    """Whether other files of the same storage can still be read."""
+    if (answer := s3.is_of_one_file(error)) is not None:
+        return answer
+    # a ValueError is about a malformed name of a bucket
+    single = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, s3.UnsteadyError, ValueError)
+    return isinstance(error, single)
+
+
+def inner_path(uri: str) -> str:
+    """The path as the file system itself names it."""
+    return str(filesystem(uri)._strip_protocol(uri)).rstrip("/")
+
+
+def find(uri: str) -> dict[str, int]:
+    """Full URI -> bytes, of every file below a folder; a file finds itself."""
+    found = _listed(uri, lambda: filesystem(uri).find(uri, detail=True))
+    return {_full_uri(uri, path): int(entry["size"]) for path, entry in found.items()}
+
+
+def folders(uri: str) -> list[str]:
+    """Full URIs of the folders directly inside a folder; none when it is missing."""
+    try:
+        entries = _listed(uri, lambda: filesystem(uri).ls(uri.rstrip("/") + "/", detail=True))
+    except FileNotFoundError:
+        return []
+    return [_full_uri(uri, entry["name"].rstrip("/")) for entry in entries if entry["type"] == "directory"]
+
+
+def glob(pattern: str) -> list[str]:
+    """Full URIs of the files that match."""
+    folder = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
+    return [_full_uri(folder, path) for path in _listed(pattern, lambda: filesystem(pattern).glob(pattern))]
+
+
+def _listed(uri: str, ask: Callable[[], Any]) -> Any:
+    return s3.steady(ask) if is_s3(uri) else ask()
+
+
+def _full_uri(folder: str, path: str) -> str:
+    """A listed path as the user would write it: what the folder's URI holds beside the path stays in front."""
+    return folder.rstrip("/") + path[len(inner_path(folder)) :]
