@@ -77,6 +77,27 @@ class NiftiReader(FormatReader):
         return Details(cm_per_pixel=_read_header(_head(data)).cm_per_pixel)
 
 
+def read_mask(data: bytes, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Values [H, W] of the mask of one frame, the same way up as the frames of a clip.
+
+    Errors:
+        ClipError: no NIfTI file, of another size than the frame, of several frames, or not of whole numbers to 255.
+    """
+    if not NiftiReader().recognises(data):
+        raise ClipError("the mask is no NIfTI file")
+    header = _read_header(_head(data))
+    values = _raw_frames(data, header)
+    if values.shape[1:] != (height, width):
+        raise ClipError(f"mask of {header.height} x {header.width} pixels for a frame of {height} x {width}")
+    if len(values) != 1:
+        raise ClipError(f"mask of {len(values)} frames, one expected")
+    mask = values[0] * header.slope + header.intercept
+    whole = np.asarray(np.clip(np.nan_to_num(mask), 0, 255), np.uint8)
+    if not np.array_equal(whole, mask):
+        raise ClipError(f"mask with values {mask.min():g} to {mask.max():g}: whole numbers from 0 to 255 are expected")
+    return whole
+
+
 def _head(data: bytes) -> bytes:
     """The header's bytes, fewer where there are fewer."""
     if data[:2] != _GZIP:
