@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,13 +11,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from discovr_ray.config import DataConfig
+from discovr_ray.data import storage
 from discovr_ray.data.decode import decode_frames
 from discovr_ray.data.formats.reader import Frames
-from discovr_ray.data.outage import read_through_outage
+from discovr_ray.data.outage import read_part_through_outage
 from discovr_ray.data.window import choose_window
 from discovr_ray.errors import ClipError, MissingFileError
 
-READ_ATTEMPTS = 2  # a transport can cut or flip bytes without an error; the second read tells it from a changed file
+REREAD_PAUSE_S = 0.1  # then twice that, and so on: what changes bytes on the way may need a moment to recover
 
 
 class Clip(NamedTuple):
@@ -75,17 +77,30 @@ def resize_frames(frames: Frames, size: int) -> Frames:
 
 
 def read_checked(row: Mapping[str, Any]) -> bytes:
-    """The file's bytes, equal in size and hash to what ingest saw."""
-    reason = ""
-    for _ in range(READ_ATTEMPTS):
+    """The file's bytes, equal in size and hash to what ingest saw.
+
+    A transport can cut or change bytes without an error, so a wrong content is read again, storage.attempts times in
+    all; the same wrong content twice is the file's own.
+
+    Errors:
+        ClipError, StorageError: as of load_clip.
+    """
+    reason, seen = "", set()
+    for attempt in range(max(2, storage.settings().attempts)):
+        if attempt:
+            time.sleep(REREAD_PAUSE_S * 2 ** (attempt - 1))
         try:
-            content = read_through_outage(row["uri"], row.get("offset"), row["num_bytes"])
+            content = read_part_through_outage(row["uri"], row.get("offset"), row["num_bytes"])
         except MissingFileError as error:
             raise ClipError(str(error)) from error
+        digest = hashlib.sha256(content).hexdigest()
         if len(content) != row["num_bytes"]:
             reason = f"the file has {len(content)} bytes, {row['num_bytes']} at ingest"
-        elif hashlib.sha256(content).hexdigest() != row["sha256"]:
+        elif digest != row["sha256"]:
             reason = "the file has changed since ingest: same size, other content (sha256)"
         else:
             return content
-    raise ClipError(f"{row['uri']}: {reason}")
+        if digest in seen:
+            raise ClipError(f"{row['uri']}: {reason}")
+        seen.add(digest)
+    raise ClipError(f"{row['uri']}: {len(seen)} reads and no two alike, the last one: {reason}")
