@@ -108,14 +108,15 @@ def read(uri: str) -> Checkpoint:
         StorageError: the storage cannot be reached.
     """
     manifest = storage.join(uri, MANIFEST)
-    if not storage.exists(manifest):
+    sizes = storage.list_sizes(uri)  # one request, however many files
+    if MANIFEST not in sizes:
         raise CheckpointError(f"{manifest}: missing, so the checkpoint was never completed")
     checkpoint = _parse(uri, storage.read_bytes(manifest))
     for record in checkpoint.files:
         path = storage.join(uri, record.name)
-        if not storage.exists(path):
+        if record.name not in sizes:
             raise CheckpointError(f"{path}: missing")
-        _check(path, "size", record.num_bytes, storage.file_size(path))
+        _check(path, "size", record.num_bytes, sizes[record.name])
     return checkpoint
 
 
@@ -146,19 +147,18 @@ def fetch(checkpoint: Checkpoint, local_dir: Path, needs: Callable[[str], bool] 
         CheckpointError: a file is missing, or its size or hash differs.
         StorageError: the storage cannot be reached, or `local_dir` cannot be written.
     """
-    remote = storage.is_s3(checkpoint.uri)
+    remote = storage.is_remote(checkpoint.uri)
     directory = local_dir if remote else Path(storage.absolute(checkpoint.uri))
     for record in checkpoint.files:
         if not needs(record.name):
             continue
         source = storage.join(checkpoint.uri, record.name)
         if remote:
-            storage.get_file(source, str(directory / record.name))
+            _get_sound(source, directory, record)
         elif not (directory / record.name).is_file():
             raise CheckpointError(f"{source}: missing")
-        found = _record(directory, record.name)
-        _check(source, "size", record.num_bytes, found.num_bytes)
-        _check(source, "SHA-256", record.sha256, found.sha256)
+        else:
+            _check_file(source, directory, record)
     return LocalCheckpoint(directory, checkpoint.state)
 
 
@@ -261,6 +261,24 @@ def _record(directory: Path, name: str) -> FileRecord:
         raise StorageError(f"{path}: cannot read: {error.strerror}") from error
 
 
+def _get_sound(source: str, directory: Path, record: FileRecord) -> None:
+    """Copy a file; again when what came is damaged, for that may have happened on the way."""
+    for last in range(storage.settings().attempts - 1, -1, -1):
+        storage.get_file(source, str(directory / record.name))
+        try:
+            _check_file(source, directory, record)
+            return
+        except CheckpointError:
+            if not last:
+                raise
+
+
+def _check_file(source: str, directory: Path, record: FileRecord) -> None:
+    found = _record(directory, record.name)
+    _check(source, "size", record.num_bytes, found.num_bytes)
+    _check(source, "SHA-256", record.sha256, found.sha256)
+
+
 def _check(path: str, what: str, expected: object, found: object) -> None:
     if expected != found:
         raise CheckpointError(f"{path}: {what} is {found}, {MANIFEST} says {expected}")
@@ -276,7 +294,9 @@ def _parse(uri: str, data: bytes) -> Checkpoint:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{where}: not readable: {error!r}") from None
     if state is None:
-        raise CheckpointError(f"{where}: format {version}, this version reads {FORMAT}")
+        raise CheckpointError(
+            f"{where}: format {version}, this version reads {FORMAT}; only the version that wrote it can go on from it"
+        )
     for record in files:
         if record.name.startswith("/") or ".." in record.name.split("/"):
             raise CheckpointError(f"{where}: {record.name!r} lies outside the checkpoint")
