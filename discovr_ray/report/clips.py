@@ -43,7 +43,7 @@ def draw_clips(samples: Samples, frame_ms: int) -> list[ClipPicture]:
         order = np.argsort(-counts, kind="stable")
         shares = [(int(ids[i]), float(counts[i] / counts.sum())) for i in order]
         height, width = stripes.shape[1:3]
-        pictures.append(ClipPicture(clip_id, _animate(stripes, frame_ms), width, height, shares))
+        pictures.append(ClipPicture(clip_id, animate(stripes, frame_ms), width, height, shares))
     return pictures
 
 
@@ -90,7 +90,8 @@ def _heat_colours(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.asarray(HEAT[low] * (1 - weight) + HEAT[low + 1] * weight, np.float32)
 
 
-def _animate(pictures: Pixels, frame_ms: int) -> str:
+def animate(pictures: Pixels, frame_ms: int) -> str:
+    """Frames [T, H, W] or [T, H, W, 3] -> a data URI of an animated WebP."""
     images = [Image.fromarray(picture) for picture in pictures]
     file = io.BytesIO()
     images[0].save(

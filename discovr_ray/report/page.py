@@ -37,15 +37,20 @@ def page(run: RunFiles, clips: list[ClipPicture], written_at: str) -> str:
         ("quarantine", "Clips left out", tables.quarantine(run)),
         ("config", "Configuration", tables.configuration(run)),
     ]
+    footer = f"Written {escape(written_at)} from the files in <code>{escape(run.uri)}</code>."
+    return document(f"{run.name} – DISCOVR pretraining", _header(run), sections, footer)
+
+
+def document(title: str, header: str, sections: list[tuple[str, str, str]], footer: str) -> str:
+    """A page around (slug, title, content) of its sections; everything but the page's own title is HTML."""
     style = files("discovr_ray.report").joinpath("page.css").read_text()
-    links = "".join(f'<a href="#{slug}">{title}</a>' for slug, title, _ in sections)
-    body = "".join(f'<section id="{slug}"><h2>{title}</h2>{content}</section>' for slug, title, content in sections)
+    links = "".join(f'<a href="#{slug}">{name}</a>' for slug, name, _ in sections)
+    body = "".join(f'<section id="{slug}"><h2>{name}</h2>{content}</section>' for slug, name, content in sections)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{escape(run.name)} – DISCOVR pretraining</title><style>{style}</style></head><body>"
-        f"<header><div>{_header(run)}<nav>{links}</nav></div></header><main>{body}</main>"
-        f"<footer>Written {escape(written_at)} from the files in <code>{escape(run.uri)}</code>.</footer>"
+        f"<title>{escape(title)}</title><style>{style}</style></head><body>"
+        f"<header><div>{header}<nav>{links}</nav></div></header><main>{body}</main><footer>{footer}</footer>"
         f"<script>{get_plotlyjs()}</script><script>{_DRAW}</script></body></html>"
     )
 
@@ -93,14 +98,17 @@ def _health(found: list[Finding]) -> str:
         "bad": "There are bad signs; read these first.",
         "watch": "Nothing is clearly wrong; points to watch:",
     }
-    lead = worst.get(found[0].level, "All signs are good.")
+    return f'<p class="lead">{worst.get(found[0].level, "All signs are good.")}</p>{finding_cards(found)}'
+
+
+def finding_cards(found: list[Finding]) -> str:
     cards = "".join(
         f'<div class="finding {item.level}"><span class="mark">{MARKS[item.level]}</span>'
         f'<div class="top"><h3>{escape(item.title)}</h3><span class="value">{escape(item.value)}</span></div>'
         f'<p>{escape(item.sentence)}</p><p class="note">{escape(item.scale)}</p></div>'
         for item in found
     )
-    return f'<p class="lead">{lead}</p><div class="findings">{cards}</div>'
+    return f'<div class="findings">{cards}</div>'
 
 
 def _charts(run: RunFiles, panels: tuple[curves.Panel, ...]) -> str:
@@ -110,11 +118,15 @@ def _charts(run: RunFiles, panels: tuple[curves.Panel, ...]) -> str:
 
 
 def _chart(run: RunFiles, panel: curves.Panel) -> str:
-    figure = json.dumps(curves.figure(run, panel)).replace("<", "\\u003c")  # keeps "</script>" out of the text
+    return chart(panel.slug, panel.title, panel.note, curves.figure(run, panel))
+
+
+def chart(slug: str, title: str, note: str, figure: curves.Figure) -> str:
+    """A figure in its frame; title and note are HTML."""
+    content = json.dumps(figure).replace("<", "\\u003c")  # keeps "</script>" out of the text
     return (
-        f'<div class="chart"><h3>{panel.title}</h3><p class="note">{panel.note}</p>'
-        f'<div class="plot" id="plot-{panel.slug}"></div>'
-        f'<script type="application/json" class="figure" data-target="plot-{panel.slug}">{figure}</script></div>'
+        f'<div class="chart"><h3>{title}</h3><p class="note">{note}</p><div class="plot" id="plot-{slug}"></div>'
+        f'<script type="application/json" class="figure" data-target="plot-{slug}">{content}</script></div>'
     )
 
 
