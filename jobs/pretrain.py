@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also runs where the package is not installed
 
 from discovr_ray.config import Config, load_config, preset_names
+from discovr_ray.data import storage
 from discovr_ray.errors import ConfigError, DiscovrError, ManifestError, RunExistsError, StorageError
 from discovr_ray.launch.logs import show_progress
 
@@ -36,6 +37,7 @@ def main() -> int:
     show_progress()
     try:
         config = load_config(arguments.config, arguments.overrides)
+        storage.configure(config.storage)
         return dry_run(config) if arguments.dry_run else run(config)
     except (ConfigError, ManifestError, RunExistsError, StorageError) as error:
         print(f"refused: {error}", file=sys.stderr)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from ray.exceptions import RayError
 from discovr_ray.data import storage, watchdog
 from discovr_ray.data.decode import check_all_frames, details, probe
 from discovr_ray.data.formats.policy import IngestPolicy
-from discovr_ray.data.outage import PAUSES_S, read_through_outage
+from discovr_ray.data.outage import read_through_outage
 from discovr_ray.errors import ClipError, ManifestError, MissingFileError, StorageError, StreamError
 from discovr_ray.launch.apart import call_apart
 from discovr_ray.launch.blocks import map_blocks
@@ -23,7 +22,7 @@ from discovr_ray.launch.progress import Progress
 
 FILES_PER_BLOCK = 16
 MAX_BLOCKS = 2000  # of one pass; each is an object of the driver's
-READING_S = 2 * sum(PAUSES_S)  # a pause of the storage is waited for, and is no file's fault
+READING_S = 120.0  # all attempts of a file; beside them, a pause of the storage is waited for
 _FILES = pa.schema([("index", pa.int64()), ("uri", pa.string()), ("fps", pa.float64())])
 LOST = "the process that looked at this file was lost twice (out of memory?)"
 
@@ -113,7 +112,7 @@ def _one_pass(
 ) -> Iterator[tuple[int, Facts]]:
     """(index, facts) of the files whose block came back; `apart`: each file in a process of its own."""
     blocks = [files.slice(start, files_per_block) for start in range(0, files.num_rows, files_per_block)]
-    arguments = [inspect, storage.environment() | watchdog.environment(), apart]
+    arguments = [inspect, storage.access(), watchdog.environment(), apart]
     # what is lost is looked at again anyway; a node may go down during the second pass, too
     for block in map_blocks(_inspect_block, blocks, arguments, int(apart), max_lost_blocks):
         for row in block.to_pylist():
@@ -127,7 +126,10 @@ def _raise_cause(files: pa.Table, inspect: Inspect) -> None:
         raise ManifestError(f"no process could look at any of {files.num_rows} files: {error}") from error
 
 
-def _inspect_block(block: pa.Table, inspect: Inspect, environment: dict[str, str], apart: bool) -> pa.Table:
+def _inspect_block(
+    block: pa.Table, inspect: Inspect, access: storage.Access, environment: dict[str, str], apart: bool
+) -> pa.Table:
+    storage.adopt(access)
     os.environ.update(environment)
     columns: dict[str, list[Any]] = {name: [] for name in ("index", *Facts._fields)}
     for row in block.to_pylist():
@@ -139,7 +141,8 @@ def _inspect_block(block: pa.Table, inspect: Inspect, environment: dict[str, str
 
 
 def _inspect(inspect: Inspect, row: dict[str, Any]) -> Facts:
-    with watchdog.end_process_after(watchdog.base_limit_s() + READING_S):
+    reading_s = READING_S + 2 * storage.settings().outage_patience_s
+    with watchdog.end_process_after(watchdog.base_limit_s() + reading_s):
         try:
             return inspect(row["uri"], row["fps"])
         except Exception as error:  # the task's boundary: whatever a decoder raises, the other files go on

@@ -59,6 +59,7 @@ def pretrain(config: Config) -> RunSummary:
         NonFiniteError, TooManyBadClipsError, CheckpointError: the run ended because of what it met.
         TrainingFailedError: workers died more often than `run.max_failures`.
     """
+    storage.configure(config.storage)
     config = absolute_paths(config)
     refuse_taken_name(config)
     check_cluster(config)
@@ -70,7 +71,7 @@ def pretrain(config: Config) -> RunSummary:
 
     stop_flag = start_stop_flag()
     uri = run_uri(config)
-    trainer = _trainer(config, WorkerTask(config.to_dict(), uri, fingerprint(clips), stop_flag))
+    trainer = _trainer(config, WorkerTask(config.to_dict(), uri, storage.access(), fingerprint(clips), stop_flag))
     signals: list[int] = []
 
     def on_interrupt(number: int) -> None:
@@ -110,7 +111,7 @@ def log_plan(config: Config, plan: RunPlan) -> None:
 def _trainer(config: Config, task: WorkerTask) -> TorchTrainer:
     run = config.run
     resources = {"CPU": run.cpus_per_worker} | ({"GPU": 1.0} if run.use_gpu else {})
-    env_vars = storage.environment() | ({} if run.use_gpu else {"DS_ACCELERATOR": "cpu"})
+    env_vars = {} if run.use_gpu else {"DS_ACCELERATOR": "cpu"}  # no credentials: Ray logs them
     filesystem, path = storage.arrow_filesystem(run.storage_path)
     return TorchTrainer(
         run_worker_on_ray,

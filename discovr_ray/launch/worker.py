@@ -42,6 +42,7 @@ class WorkerTask:
 
     config: dict[str, Any]
     run_uri: str
+    access: storage.Access  # the driver's
     clips_sha256: str  # manifest.fingerprint of the clips that the driver checked
     stop_flag: Any  # handle of launch.stop.StopFlag
 
@@ -57,6 +58,7 @@ class WorkerResult:
 
 def run_worker(task: WorkerTask) -> WorkerResult:
     """The train function. Starts at the newest complete checkpoint of the run, whoever wrote it."""
+    storage.adopt(task.access)
     config = parse_config(task.config)
     _set_up_process(config)
     try:

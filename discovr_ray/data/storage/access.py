@@ -1,53 +1,54 @@
-"""How a process reaches the storage: settings and AWS_* variables, set once and handed on from process to process.
+"""How a process reaches the storage: settings and AWS_* variables, in its environment and handed on from there.
 
-They hold credentials, so they travel by pickle alone. Ray writes an environment that is asked of it for a worker
-(`runtime_env`) into its logs and its dashboard, and so it does with dataclasses, tuples and dicts among arguments.
+The variables hold credentials, so they travel between processes by pickle alone. Ray writes an environment that is
+asked of it for a worker (`runtime_env`) into its logs and its dashboard, and arguments that are dicts, tuples or
+dataclasses into its list of data sets.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+from functools import lru_cache
 
 from discovr_ray.config import StorageConfig
 
-_settings = StorageConfig()
+SETTINGS_VARIABLE = "DISCOVR_STORAGE"  # the section as JSON; written by `configure`, so that child processes have it
 
 
 class Access:
     """What another process needs to reach the same storage; `adopt` it there. Its text shows nothing."""
 
-    def __init__(self, settings: StorageConfig, variables: dict[str, str]) -> None:
-        self.settings = settings
+    def __init__(self, variables: dict[str, str]) -> None:
         self.variables = variables
 
     def __repr__(self) -> str:
-        return f"Access({self.settings}, {len(self.variables)} variables)"
+        return f"Access(of {len(self.variables)} variables)"
 
 
 def configure(settings: StorageConfig) -> None:
-    """Use these settings in this process from now on. A driver calls it before it touches a file."""
-    global _settings
-    _settings = settings
+    """Use these settings in this process and its children from now on. A driver calls it before it touches a file."""
+    os.environ[SETTINGS_VARIABLE] = json.dumps(dataclasses.asdict(settings))
 
 
 def settings() -> StorageConfig:
     """The settings of this process."""
-    return _settings
+    return _parsed(os.environ.get(SETTINGS_VARIABLE) or "{}")
 
 
 def access() -> Access:
     """How this process reaches the storage."""
-    return Access(_settings, environment())
+    return Access({SETTINGS_VARIABLE: json.dumps(dataclasses.asdict(settings()))} | environment())
 
 
 def adopt(access: Access) -> None:
     """Reach the storage as another process does. Every worker and task calls it before it touches a file."""
     os.environ.update(access.variables)
-    configure(access.settings)
 
 
 def environment() -> dict[str, str]:
-    """The AWS_* variables of this process.
+    """The AWS_* variables of this process, credentials included.
 
     Servers other than AWS rarely know the SDK's newer checksum headers: with an endpoint of one's own they are only
     used where S3 demands them, unless the two variables say otherwise. (pyarrow reads them from the environment.)
@@ -62,3 +63,8 @@ def environment() -> dict[str, str]:
 def endpoint() -> str | None:
     """URL of an S3 server other than AWS."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> StorageConfig:
+    return StorageConfig(**json.loads(text))

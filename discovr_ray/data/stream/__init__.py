@@ -18,6 +18,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from discovr_ray.config import Config, RunPlan
+from discovr_ray.data import storage
 from discovr_ray.data.microbatch import COLUMNS
 from discovr_ray.data.plan import plan_stream
 from discovr_ray.data.stream.feeder import Feeder, StreamSpec
@@ -74,6 +75,6 @@ def open_stream(
         raise ManifestError(f"the manifest now has {clips.num_rows} clips, the run was planned for {plan.num_clips}")
     stream_plan = plan_stream(config, plan, world_size, start_step)
     pa.default_memory_pool().release_unused()  # what reading a large manifest left behind is as large again
-    spec = StreamSpec(config, stream_plan, segment_micro_batches, ray.put(clips.select(COLUMNS)))
+    spec = StreamSpec(config, stream_plan, segment_micro_batches, ray.put(clips.select(COLUMNS)), storage.access())
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     return ClipStream(Feeder.options(scheduling_strategy=here).remote(spec))

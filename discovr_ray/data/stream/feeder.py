@@ -15,6 +15,7 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.debug import log_once
 
 from discovr_ray.config import Config
+from discovr_ray.data import storage
 from discovr_ray.data.microbatch import decode_micro_batch
 from discovr_ray.data.plan import Segment, StreamPlan
 
@@ -30,6 +31,7 @@ class StreamSpec:
     plan: StreamPlan
     segment_micro_batches: int
     clips: Any  # ObjectRef of the manifest table
+    access: storage.Access
 
     def segments(self) -> list[Segment]:
         return list(self.plan.segments(self.segment_micro_batches))
@@ -122,6 +124,7 @@ def _retry_limit() -> dict[str, Any]:
 
 
 def _decode(items: dict[str, Any], spec: StreamSpec) -> dict[str, Any]:
+    storage.adopt(spec.access)
     (number,) = items["item"].tolist()
     return decode_micro_batch(_clips(spec.clips), number, spec.plan, spec.config.data)
 
