@@ -19,7 +19,7 @@ from discovr_ray.train import checkpoint
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
-# what a continued run may change without becoming another one; so may all of `checkpoint`, `storage` and `run` but its seed
+# what a continued run may change without becoming another run
 FREE_ON_RESUME = {
     "data.manifest",  # the clips themselves are compared
     "data.decode_cpus",
@@ -29,6 +29,7 @@ FREE_ON_RESUME = {
     "engine.micro_batch",
     "engine.recompute_activations",
 }
+FREE_SECTIONS = {"checkpoint", "storage", "run"}  # all but run.seed
 
 
 def run_uri(config: Config) -> str:
@@ -134,7 +135,7 @@ def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         for name, value in values.items():
             key = f"{section}.{name}"
             old = _plain(stored).get(section, {}).get(name)
-            free = key in FREE_ON_RESUME or section in ("checkpoint", "storage") or (section == "run" and name != "seed")
+            free = key in FREE_ON_RESUME or (section in FREE_SECTIONS and key != "run.seed")
             if old != value and not free:
                 problems.append(f"{key} = {value}: the run to be continued has {old}; start a new run to change it")
     return problems
