@@ -58,7 +58,7 @@ def read_manifest(uri: str) -> pa.Table:
     problems = _broken_rules(table)
     if problems:
         raise ManifestError("\n  - ".join([f"manifest {uri}:", *problems]))
-    return _with_absolute_uris(table, uri.rpartition("/")[0])
+    return with_absolute_uris(table, uri.rpartition("/")[0])
 
 
 def write_manifest(table: pa.Table, uri: str) -> None:
@@ -158,7 +158,8 @@ def _broken_rules(table: pa.Table) -> list[str]:
     return problems
 
 
-def _with_absolute_uris(table: pa.Table, folder: str) -> pa.Table:
+def with_absolute_uris(table: pa.Table, folder: str) -> pa.Table:
+    """Rows whose relative uris are below `folder` -> the same with absolute ones."""
     is_absolute = pc.match_substring_regex(table["uri"], "^(/|[a-z][a-z0-9]*://)")
     if pc.all(is_absolute).as_py() or not table.num_rows:
         return table

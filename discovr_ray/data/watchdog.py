@@ -14,13 +14,14 @@ STDERR = 2
 TIMEOUT_MARK = b"Timeout ("  # what faulthandler writes to stderr before it ends the process
 
 
-def environment() -> dict[str, str]:
-    """The limit as this process has it; what a worker on another machine needs to have the same."""
-    return {LIMIT_VARIABLE: str(base_limit_s())}
-
-
 def base_limit_s() -> float:
+    """Seconds that a small file may take, as the environment says."""
     return float(os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT_S)
+
+
+def adopt(base_s: float) -> None:
+    """Take over the limit of another process."""
+    os.environ[LIMIT_VARIABLE] = f"{base_s:g}"
 
 
 def limit_s(num_bytes: int) -> float:

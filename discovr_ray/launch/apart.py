@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ray import cloudpickle
 
-from discovr_ray.data import watchdog
+from discovr_ray.data import storage, watchdog
 
 LAST_WORDS = 300  # characters of stderr in a reason
 
@@ -23,10 +23,13 @@ class Outcome(NamedTuple):
 
 
 def call_apart(function: Callable[..., Any], *arguments: Any) -> Outcome:
-    """function(*arguments) in a new Python process. The function sets its own time limit (watchdog)."""
+    """function(*arguments) in a new Python process that reaches the storage as this one does.
+
+    The function sets its own time limit (watchdog), and raises nothing.
+    """
     child = subprocess.run(
         [sys.executable, "-m", __name__],
-        input=cloudpickle.dumps((function, arguments)),
+        input=cloudpickle.dumps((storage.access(), function, arguments)),
         capture_output=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         check=False,
@@ -49,7 +52,8 @@ def _death(returncode: int, stderr: bytes) -> str:
 def _serve() -> None:
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not end up in the answer
-    function, arguments = pickle.load(sys.stdin.buffer)
+    access, function, arguments = pickle.load(sys.stdin.buffer)
+    storage.adopt(access)
     with answer:
         pickle.dump(function(*arguments), answer)
 

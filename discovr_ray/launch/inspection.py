@@ -112,7 +112,7 @@ def _one_pass(
 ) -> Iterator[tuple[int, Facts]]:
     """(index, facts) of the files whose block came back; `apart`: each file in a process of its own."""
     blocks = [files.slice(start, files_per_block) for start in range(0, files.num_rows, files_per_block)]
-    arguments = [inspect, storage.access(), watchdog.environment(), apart]
+    arguments = [inspect, storage.access(), watchdog.base_limit_s(), apart]
     # what is lost is looked at again anyway; a node may go down during the second pass, too
     for block in map_blocks(_inspect_block, blocks, arguments, int(apart), max_lost_blocks):
         for row in block.to_pylist():
@@ -126,11 +126,9 @@ def _raise_cause(files: pa.Table, inspect: Inspect) -> None:
         raise ManifestError(f"no process could look at any of {files.num_rows} files: {error}") from error
 
 
-def _inspect_block(
-    block: pa.Table, inspect: Inspect, access: storage.Access, environment: dict[str, str], apart: bool
-) -> pa.Table:
+def _inspect_block(block: pa.Table, inspect: Inspect, access: storage.Access, limit_s: float, apart: bool) -> pa.Table:
     storage.adopt(access)
-    os.environ.update(environment)
+    watchdog.adopt(limit_s)
     columns: dict[str, list[Any]] = {name: [] for name in ("index", *Facts._fields)}
     for row in block.to_pylist():
         facts = _inspect_apart(inspect, row) if apart else _inspect(inspect, row)
