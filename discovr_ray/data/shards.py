@@ -89,7 +89,7 @@ def plan_shards(clips: pa.Table, settings: ShardSettings) -> list[Shard]:
 
 
 def _name(index: int, clips: pa.Table, settings: ShardSettings) -> str:
-    how = {"version": VERSION, **asdict(settings)}
+    how = {"version": VERSION, **asdict(settings), "quality": settings.quality * (settings.codec == "jpeg")}
     text = json.dumps([how, clips.select(SOURCE_COLUMNS).to_pylist()], sort_keys=True)
     return f"shard-{index:05d}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
