@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 LIMIT_VARIABLE = "DISCOVR_FILE_LIMIT_S"
 DEFAULT_LIMIT_S = 120.0  # the slowest file of the public sets takes some ten seconds
+READING_S = 600.0  # on top, where the limit spans reading: a pause of the storage is waited for, and is no file's fault
 S_PER_MB = 4.0  # H.264 of 800 x 600 pixels decodes at about 1 MB in 2 s
 STDERR = 2
 TIMEOUT_MARK = b"Timeout ("  # what faulthandler writes to stderr before it ends the process

@@ -15,7 +15,7 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.debug import log_once
 
 from discovr_ray.config import Config
-from discovr_ray.data import storage
+from discovr_ray.data import storage, watchdog
 from discovr_ray.data.microbatch import decode_micro_batch
 from discovr_ray.data.plan import Segment, StreamPlan
 
@@ -126,7 +126,8 @@ def _retry_limit() -> dict[str, Any]:
 def _decode(items: dict[str, Any], spec: StreamSpec) -> dict[str, Any]:
     storage.adopt(spec.access)
     (number,) = items["item"].tolist()
-    return decode_micro_batch(_clips(spec.clips), number, spec.plan, spec.config.data)
+    with watchdog.end_process_after(watchdog.base_limit_s() + watchdog.READING_S):  # a process that hangs is replaced
+        return decode_micro_batch(_clips(spec.clips), number, spec.plan, spec.config.data)
 
 
 @lru_cache(maxsize=1)

@@ -162,6 +162,6 @@ def _explain(error: Exception) -> str:
     if isinstance(error, RayError) and "WorkerCrashedError" in f"{type(error).__name__} {error}":
         return (
             f"a decode process died {DECODE_RETRIES + 1} times at the same micro-batch, so one of the next clips makes "
-            "the decoder crash, or the node has no memory left; the log of Ray's workers names the signal"
+            "the decoder crash or hang, or the node has no memory left; the log of Ray's workers names the signal"
         )
     return f"{type(error).__name__}: {error}"
