@@ -83,12 +83,17 @@ def grey_pieces(data: bytes, wanted: Indices, num_frames: int) -> Iterator[Frame
 
 
 def check_not_concealed(data: bytes) -> None:
-    """Refuse frames that ffmpeg had to repair: it hides damage by copying from the frames around."""
+    """Refuse frames that ffmpeg had to repair, by copying from others, and those that decord would stretch."""
+    first = None
     try:
         with av.open(io.BytesIO(data), "r") as file:
             for number, frame in enumerate(file.decode(video=0)):
                 if frame.is_corrupt:
                     raise ClipError(f"frame {number} is damaged")
+                size = (frame.height, frame.width)
+                first = first or size
+                if size != first:
+                    raise ClipError(f"frame {number} is {size} pixels, the first one {first}")
     except (av.error.FFmpegError, ValueError) as error:
         raise ClipError(f"damaged video: {_first_line(error)}") from error
 
