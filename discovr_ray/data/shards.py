@@ -117,7 +117,7 @@ def convert_clip(row: Mapping[str, Any], settings: ShardSettings) -> tuple[Video
     with watchdog.end_process_after(watchdog.limit_s(len(content))):
         for piece in all_frames(content, info):
             kept = keep_echo(piece, row.get("region"), row.get("sector"))
-            images += [_encode(frame, settings) for frame in resize_frames(kept, settings.size)]
+            images += [encode_frame(frame, settings) for frame in resize_frames(kept, settings.size)]
     name, codec = FORMATS[settings.codec]
     try:
         video = write_avi(images, info.fps, settings.size, settings.size, codec)
@@ -175,7 +175,8 @@ def manifest_rows(shard: Shard, facts: pa.Table, folder: str, settings: ShardSet
     return rows
 
 
-def _encode(frame: Frames, settings: ShardSettings) -> bytes:
+def encode_frame(frame: Frames, settings: ShardSettings) -> bytes:
+    """[H, W] -> one image."""
     if settings.codec == "jpeg":
         return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(frame[..., None]), settings.quality, "GRAY"))
     sink = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Everything that archives do to videos: each file is rejected with its reason, and no decoder ends or stops the job."""
+"""Everything that archives do to videos: each file is rejected with its reason, no decoder ends or stops the job."""
 
 from __future__ import annotations
 

@@ -98,11 +98,17 @@ def _video_stream(data: bytes, start: int, end: int) -> _Stream | None:
 
 
 def _collect_frames(data: bytes, start: int, end: int, number: bytes, frames: list[tuple[int, int]]) -> None:
-    for name, first, last in _chunks(data, start, end):
-        if name == b"LIST":  # frames grouped in "rec " lists
-            _collect_frames(data, first + 4, last, number, frames)
-        elif name[:2] == number and name[2:] in (b"dc", b"db"):
+    for name, first, last in _movie_chunks(data, start, end):
+        if name[:2] == number and name[2:] in (b"dc", b"db"):
             if first == last and not frames:
                 raise ClipError("frame 0 is empty")
             # an empty chunk is the format's way to say: show the frame before once more
             frames.append((first, last - first) if last > first else frames[-1])
+
+
+def _movie_chunks(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    for chunk in _chunks(data, start, end):
+        if chunk[0] == b"LIST":  # frames grouped in "rec " lists, which hold no further ones
+            yield from _chunks(data, chunk[1] + 4, chunk[2])
+        else:
+            yield chunk
