@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+KEY, SECRET = "testkey", "the-secret-that-nobody-may-see"  # tests look for it in logs
+
 
 def free_port() -> int:
     with socket.socket() as free:
@@ -20,15 +22,15 @@ def start_server(root: Path, port: int) -> subprocess.Popen[bytes]:
     """Serve the folders in `root` as buckets; returns before it listens."""
     rclone = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", str(root)]
     return subprocess.Popen(
-        [*rclone, "--addr", f"127.0.0.1:{port}", "--auth-key", "testkey,testsecret", "--vfs-cache-mode", "off"],
+        [*rclone, "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}", "--vfs-cache-mode", "off"],
         env=os.environ | {"RCLONE_CONFIG": "/dev/null"},
     )
 
 
 def client_environment(port: int) -> dict[str, str]:
     return {
-        "AWS_ACCESS_KEY_ID": "testkey",
-        "AWS_SECRET_ACCESS_KEY": "testsecret",
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",

@@ -1,7 +1,8 @@
-"""A storage that pauses is waited for; a file that is not there is not."""
+"""A storage that pauses is waited for; a file that is not there, or that alone cannot be read, is not."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 import time
@@ -18,7 +19,7 @@ from discovr_ray.config import DataConfig
 from discovr_ray.data import outage
 from discovr_ray.data.clip import load_clip
 from discovr_ray.data.microbatch import decode_micro_batch
-from discovr_ray.data.outage import PAUSES_S, read_through_outage
+from discovr_ray.data.outage import read_through_outage
 from discovr_ray.data.plan import StreamPlan
 from discovr_ray.errors import ClipError, MissingFileError, StorageError
 from discovr_ray.launch.inspection import inspect_file
@@ -55,6 +56,10 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.stop()
 
 
+def set_patience(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    monkeypatch.setenv("DISCOVR_STORAGE", json.dumps({"outage_patience_s": seconds}))
+
+
 def row_of(path: Path, **changes: Any) -> dict[str, Any]:
     row: dict[str, Any] = manifest_of([path]).to_pylist()[0]
     return row | changes
@@ -62,23 +67,23 @@ def row_of(path: Path, **changes: Any) -> dict[str, Any]:
 
 @pytest.mark.s3
 def test_clips_are_read_when_the_server_is_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outage, "PAUSES_S", (0.1,) * 20)  # each attempt takes seconds of its own
+    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.2)
     row = row_of(server.root / "bucket" / "a.avi", uri="s3://bucket/a.avi")
     server.start()
     assert load_clip(row, DATA, 0.0).frames.shape == (4, 64, 64)
     server.stop()
-    back = threading.Timer(6.0, server.start)  # longer than the S3 client tries by itself
+    back = threading.Timer(4.0, server.start)  # longer than the S3 client tries by itself
     back.start()
     begin = time.monotonic()
     assert load_clip(row, DATA, 0.0).frames.shape == (4, 64, 64)
     assert inspect_file("s3://bucket/a.avi").reason == ""
-    assert time.monotonic() - begin > 5.0  # it was gone
+    assert time.monotonic() - begin > 3.5  # it was gone
     back.join()
 
 
 @pytest.mark.s3
 def test_a_server_that_stays_away_is_no_clips_fault(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outage, "PAUSES_S", ())
+    set_patience(monkeypatch, 0)
     row = row_of(server.root / "bucket" / "a.avi", uri="s3://bucket/a.avi")
     with pytest.raises(StorageError, match=r"s3://bucket/a\.avi: cannot read: Could not connect"):
         load_clip(row, DATA, 0.0)
@@ -91,12 +96,12 @@ def test_a_server_that_stays_away_is_no_clips_fault(server: Server, monkeypatch:
 def test_what_concerns_one_object_is_told_from_what_concerns_all(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outage, "PAUSES_S", (3600.0,))
+    set_patience(monkeypatch, 3600)
     server.start()
     row = row_of(server.root / "bucket" / "a.avi")
     with pytest.raises(ClipError, match="no such file"):
         load_clip(row | {"uri": "s3://bucket/other.avi"}, DATA, 0.0)
-    monkeypatch.setattr(outage, "PAUSES_S", ())
+    set_patience(monkeypatch, 0)
     for name, value in (("AWS_SECRET_ACCESS_KEY", "wrong"), ("AWS_ACCESS_KEY_ID", "wrong")):
         monkeypatch.setenv(name, value)
         with pytest.raises(StorageError) as caught:
@@ -107,21 +112,44 @@ def test_what_concerns_one_object_is_told_from_what_concerns_all(
 def test_attempts_and_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(outage.time, "sleep", slept.append)
-    with pytest.raises(StorageError, match=r"Input/output error \(8 attempts within 120 s or more\)"):
+    with pytest.raises(StorageError, match=r"Input/output error \(8 times within 120 s or more\)"):
         read_through_outage(NO_ANSWER)
-    assert slept == list(PAUSES_S) == sorted(PAUSES_S)
+    assert slept == [1, 2, 4, 8, 16, 32, 57, 0]
+    slept.clear()
+    set_patience(monkeypatch, 3.5)
+    with pytest.raises(StorageError, match=r"\(4 times within 3\.5 s or more\)"):
+        read_through_outage(NO_ANSWER)
+    assert slept == [1, 2, 0.5, 0]
+
+
+def test_a_file_that_alone_cannot_be_read_is_at_fault_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(outage, "_readable", {})
+    assert read_through_outage("/proc/self/status")  # on the same device as the file that cannot be read
+    with pytest.raises(MissingFileError, match=r"Input/output error \(3 times, while other files can be read\)"):
+        read_through_outage(NO_ANSWER)
+
+
+def test_what_could_be_read_before_is_asked_again_before_a_file_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.01)
+    set_patience(monkeypatch, 0.1)
+    place = outage._place(NO_ANSWER)
+    monkeypatch.setattr(outage, "_readable", {place: "/proc/1/mem"})  # could be read once, now it cannot either
+    with pytest.raises(StorageError, match="times within") as caught:
+        read_through_outage(NO_ANSWER)
+    assert not isinstance(caught.value, MissingFileError)
 
 
 @pytest.mark.parametrize("uri", ["{folder}/missing.avi", "{folder}", "{folder}/file/below", "gs://bucket/a.avi"])
 def test_one_file_is_not_waited_for(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outage, "PAUSES_S", (3600.0,))
+    set_patience(monkeypatch, 3600)
     (tmp_path / "file").write_text("")
     with pytest.raises(MissingFileError):
         read_through_outage(uri.format(folder=tmp_path))
 
 
 def test_an_outage_ends_the_micro_batch(echo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outage, "PAUSES_S", ())
+    set_patience(monkeypatch, 0)
     paths = sorted((echo_folder / "Videos").glob("*.avi"))[:4]
     clips = manifest_of(paths)
     uris = [NO_ANSWER, *clips["uri"].to_pylist()[1:]]
