@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from discovr_ray.data.formats.decord_reader import DecordReader
+from discovr_ray.data.formats.dicom.reader import DicomReader
 from discovr_ray.data.formats.mjpeg import MjpegReader
 from discovr_ray.data.formats.nifti import NiftiReader
 from discovr_ray.data.formats.png_avi import PngReader
@@ -21,7 +22,7 @@ from discovr_ray.errors import ClipError
 
 _DECORD = DecordReader()
 # in the order in which they are asked
-_READERS: tuple[FormatReader, ...] = (MjpegReader(), PngReader(), NiftiReader(), _DECORD)
+_READERS: tuple[FormatReader, ...] = (MjpegReader(), PngReader(), NiftiReader(), DicomReader(), _DECORD)
 _BY_FORMAT = {name: reader for reader in _READERS for name in reader.formats}
 
 
