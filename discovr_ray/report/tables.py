@@ -22,7 +22,7 @@ def checkpoints(run: RunFiles) -> str:
         else [f"<code>{row.name}</code>", f"{row.step:,}", "incomplete, not used for resuming", "", ""]
         for row in run.checkpoints
     ]
-    return _table(["Folder", "Step", "State", "Files", "MiB"], rows, numbers={1, 3, 4})
+    return table(["Folder", "Step", "State", "Files", "MiB"], rows, numbers={1, 3, 4})
 
 
 def quarantine(run: RunFiles) -> str:
@@ -40,7 +40,7 @@ def quarantine(run: RunFiles) -> str:
     ]
     more = len(run.quarantine) - len(rows)
     rest = note(f"and {more} more in quarantine.jsonl") if more else ""
-    return _table(["Clip", "Reason", "Step", "Epoch"], rows, numbers={2, 3}) + rest
+    return table(["Clip", "Reason", "Step", "Epoch"], rows, numbers={2, 3}) + rest
 
 
 def configuration(run: RunFiles) -> str:
@@ -68,7 +68,9 @@ def _plain(value: Any) -> str:
     return json.dumps(value, sort_keys=True) if value is not None else "–"
 
 
-def _table(head: list[str], rows: list[list[str]], numbers: set[int]) -> str:
+def table(head: list[str], rows: list[list[str]], numbers: set[int]) -> str:
+    """Cells are HTML; `numbers` are the columns that stand to the right."""
+
     def line(cells: list[str], tag: str) -> str:
         kinds = [' class="number"' if place in numbers else "" for place in range(len(cells))]
         marked = [f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)]
