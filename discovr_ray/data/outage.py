@@ -57,11 +57,11 @@ def _through_outage(uri: str, read: Callable[[], bytes]) -> bytes:
             _readable[_place(uri)] = uri
             return content
         if rounds >= ROUNDS_ALONE and _another_answers(uri):
-            raise MissingFileError(f"{failure} ({rounds} times, while other files can be read)") from failure
+            raise MissingFileError(f"{failure} (rounds of attempts: {rounds}, while other files can be read)") from failure
         if rounds == 1 and pause_s:
             logger.warning("%s; asking again for up to %g s", failure, patience_s)
         time.sleep(pause_s)
-    raise StorageError(f"{failure} ({rounds} times within {patience_s:g} s or more)") from failure
+    raise StorageError(f"{failure} (rounds of attempts: {rounds}, within {patience_s:g} s or more)") from failure
 
 
 def _pauses(patience_s: float) -> Iterator[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from barcode import barcode_frames, encode, read_barcodes
 
 from discovr_ray.config import DataConfig
-from discovr_ray.data import storage
+from discovr_ray.data import clip, storage
 from discovr_ray.data.clip import load_clip, resize_frames
 from discovr_ray.data.decode import probe
 from discovr_ray.errors import ClipError
@@ -99,7 +100,7 @@ WRONG_ROWS = {
     "num_frames": (41, "40 frames, 41 expected"),
     "height": (112, "112"),
     "fps": (0.0, "frame rate"),
-    "uri": ("gs://bucket/a.avi", "only local paths and s3://"),
+    "uri": ("gs://bucket/a.avi", "the driver of gs:// is not installed"),
     "format": ("mp4", None),  # a wrong name only means the slower way
 }
 
@@ -119,8 +120,22 @@ def test_a_still_image(row: dict[str, Any]) -> None:
         load_clip(row | {"num_frames": 1}, DATA, 0.0)
 
 
-def test_a_read_that_was_cut_on_the_way_is_read_again(row: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [VIDEO[:-5], VIDEO]
-    monkeypatch.setattr(storage, "read_bytes", lambda uri: answers.pop(0))
+def test_a_read_that_was_damaged_on_the_way_is_read_again(row: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clip, "REREAD_PAUSE_S", 0.0)
+    answers = [VIDEO[:-5], flip_one_bit(VIDEO), VIDEO[:-6], flip_one_bit(VIDEO[::-1]), VIDEO]
+    monkeypatch.setattr(storage, "read_once", lambda uri: answers.pop(0))
     assert load_clip(row, DATA, 0.0).frames.shape == (8, 64, 64)
     assert answers == []
+
+
+def test_how_often_a_wrong_content_is_read(row: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clip, "REREAD_PAUSE_S", 0.0)
+    monkeypatch.setenv("DISCOVR_STORAGE", json.dumps({"attempts": 3}))
+    answers = [VIDEO[:-5], VIDEO[:-6], VIDEO[:-7], VIDEO]
+    monkeypatch.setattr(storage, "read_once", lambda uri: answers.pop(0))
+    with pytest.raises(ClipError, match=r"3 reads and no two alike, the last one: the file has \d+ bytes"):
+        load_clip(row, DATA, 0.0)
+    answers = [VIDEO[:-5], VIDEO[:-6], VIDEO[:-5], VIDEO]  # twice the same: so it is in the storage
+    with pytest.raises(ClipError, match=r"a\.avi: the file has \d+ bytes, \d+ at ingest"):
+        load_clip(row, DATA, 0.0)
+    assert answers == [VIDEO]

@@ -24,7 +24,6 @@ import ray
 from clip_table import manifest_of
 
 from discovr_ray.config import Config, DataConfig, derive_plan, parse_config
-from discovr_ray.data import outage
 from discovr_ray.data.microbatch import decode_micro_batch
 from discovr_ray.data.plan import plan_stream
 from discovr_ray.data.stream import ClipStream, MicroBatch, open_stream, reader
@@ -262,23 +261,15 @@ def test_a_decoder_that_crashes_again_and_again_ends_the_stream(ray_cluster: Non
     wait_for_no_reader()
 
 
-class Impatient(DataConfig):
-    """Gives up at the first failed read, in whichever process it is used."""
-
-    def __getattribute__(self, name: str) -> Any:
-        outage.PAUSES_S = ()
-        return super().__getattribute__(name)
-
-
-def test_storage_that_does_not_answer_ends_the_stream(ray_cluster: None, clips: pa.Table) -> None:
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    config = make_config()
-    config = dataclasses.replace(config, data=Impatient(**vars(config.data)))
+def test_storage_that_does_not_answer_ends_the_stream(
+    ray_cluster: None, clips: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISCOVR_STORAGE", json.dumps({"outage_patience_s": 0}))  # the decode tasks have it from here
     uris = ["/proc/self/mem"] * clips.num_rows  # reading it is an I/O error
-    stream = start(clips.set_column(clips.column_names.index("uri"), "uri", pa.array(uris)), 1, config=config)
+    stream = start(clips.set_column(clips.column_names.index("uri"), "uri", pa.array(uris)), 1)
     with pytest.raises(StreamError, match="step 0, rank 0: the storage of the clips does not answer") as caught:
         list(stream.steps(0))
-    assert str(caught.value).endswith("/proc/self/mem: cannot read: Input/output error (1 attempts within 0 s or more)")
+    assert str(caught.value).endswith("/proc/self/mem: cannot read: Input/output error (rounds of attempts: 1, within 0 s or more)")
     wait_for_no_reader()
 
 
