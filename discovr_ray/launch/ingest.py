@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from discovr_ray.data import storage
 from discovr_ray.data.adapters import list_source
-from discovr_ray.data.adapters.listing import AdapterOptions, Rejected, Row
+from discovr_ray.data.adapters.listing import AdapterOptions, Listing, Rejected, Row, Trace
 from discovr_ray.data.formats.policy import DICOM_SUFFIXES, NO_KEY, IngestPolicy, key_of_environment
-from discovr_ray.data.formats.reader import Details
-from discovr_ray.data.manifest import SCHEMA, SPLITS, write_manifest
+from discovr_ray.data.manifest import SCHEMA, write_manifest
+from discovr_ray.data.traces import write_traces
 from discovr_ray.errors import ConfigError, ManifestError
-from discovr_ray.launch.inspection import Facts, inspect_file, inspect_files
+from discovr_ray.launch.inspection import inspect_file, inspect_files
 from discovr_ray.launch.ray_session import ray_session
-from discovr_ray.randomness import clip_key, uniform
+from discovr_ray.launch.rows import Looked, class_notes, merged, with_unique_ids, worth_a_look
+from discovr_ray.launch.splits import SplitRule
 
 logger = logging.getLogger(__name__)
-
-SPLIT_SALT = 0x53504C4954  # so that the split is independent of everything else that is drawn from a key
-
-
-@dataclass(frozen=True)
-class SplitRule:
-    """How clips get a split. Patients stay whole, and a patient's split never depends on the other ones."""
-
-    rule: Literal["given", "hash", "none"] = "given"  # the source's own where it has one, else by hash | hash | ""
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)  # TRAIN, VAL, TEST shares of the patients, by hash
-
-    def __post_init__(self) -> None:
-        if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
-            raise ManifestError(f"split fractions {self.fractions}: must be three shares that add up to 1")
 
 
 class IngestSummary(NamedTuple):
@@ -49,19 +33,16 @@ class IngestSummary(NamedTuple):
     num_clips: int
     splits: dict[str, int]  # split -> clips
     reasons: dict[str, int]  # why files were rejected -> files
-
-
-class Looked(NamedTuple):
-    row: Row
-    facts: Facts
-    details: Details
+    notes: list[str]  # adapters and the rules that were applied, one line each
+    traces_uri: str = ""  # "": there are none
+    num_traces: int = 0
 
 
 def ingest(
     sources: Sequence[str],
     output: str,
     split_rule: SplitRule | None = None,
-    patient_pattern: str = "",
+    options: AdapterOptions | None = None,
     policy: IngestPolicy | None = None,
 ) -> IngestSummary:
     """Build a manifest of everything in `sources` in the folder `output`.
@@ -69,35 +50,32 @@ def ingest(
     Errors:
         StorageError: a source holds nothing, or a place cannot be read or written.
         ConfigError: DICOM files without a key for their ids.
-        ManifestError: not one file is usable (rejected.parquet says why), a table lacks a column, a bad pattern.
+        ManifestError: not one file is usable (rejected.parquet says why), a table lacks a column, a bad pattern, or
+            a patient in two splits.
         StreamError: the storage stopped answering on the way.
     """
-    check_pattern(patient_pattern)
+    split_rule, options = split_rule or SplitRule(), options or AdapterOptions()
+    policy = policy or IngestPolicy(id_key=key_of_environment())
+    check_pattern(options.patient_pattern)
     output = storage.absolute(output)
     manifest_uri, rejected_uri = storage.join(output, "manifest.parquet"), storage.join(output, "rejected.parquet")
-    listings = [list_source(source, AdapterOptions(patient_pattern)) for source in sources]
-    rejected = [item for listing in listings for item in listing.rejected]
+    listings = [list_source(source, options) for source in sources]
+    rows, refused = worth_a_look(listings, options, split_rule)
+    rejected = [item for listing in listings for item in listing.rejected] + refused
     _write_rejected(rejected, rejected_uri)  # early, so that a place without write permission costs no hours
-    rows = _once_each([row for listing in listings for row in listing.rows])
-    policy = policy or IngestPolicy(id_key=key_of_environment())
-    if not policy.id_key and any(_is_nameless_dicom(row) for row in rows):
-        raise ConfigError([NO_KEY])
-    with ray_session():
-        logger.info("looking at %d files", len(rows))
-        inspect = partial(inspect_file, policy=policy)
-        answers = inspect_files([row.uri for row in rows], inspect, [row.fps for row in rows])
-        looked = [_looked(*pair) for pair in zip(rows, answers, strict=True)]
-    looked, refused = _usable(looked, split_rule or SplitRule())
-    rejected += refused
-    _write_rejected(rejected, rejected_uri)
+    looked, refused = _usable(_look(rows, options, policy))
+    _write_rejected(rejected := rejected + refused, rejected_uri)
     reasons = Counter(item.reason for item in rejected)
     if not looked:
         raise ManifestError(
             f"none of {len(rejected)} files is usable; reasons in {rejected_uri}, such as: {next(iter(reasons), '-')}"
         )
+    looked = _with_splits(looked, split_rule)
+    notes = [note for listing in listings for note in listing.notes] + class_notes(looked, options.thresholds)
+    traces = _write_traces(listings, looked, storage.join(output, "traces.parquet"), notes)
     write_manifest(_table(looked, output), manifest_uri)
-    splits = Counter(item.row.split for item in looked)
-    return IngestSummary(manifest_uri, rejected_uri, len(looked), dict(splits), dict(reasons))
+    splits = dict(Counter(item.row.split for item in looked))
+    return IngestSummary(manifest_uri, rejected_uri, len(looked), splits, dict(reasons), notes, *traces)
 
 
 def check_pattern(pattern: str) -> None:
@@ -109,77 +87,59 @@ def check_pattern(pattern: str) -> None:
         raise ManifestError(f"patient pattern {pattern!r}: needs a group (...) around the patient's name")
 
 
-def _looked(row: Row, facts: Facts) -> Looked:
-    """What a file says about itself counts more than what its place says; ids of the source's own tables stand."""
-    details = Details(**json.loads(facts.details))
-    if details.anonymous and not row.named:
-        return Looked(row, Facts(reason=details.anonymous), details)
-    said = ("view",) if row.named else ("clip_id", "patient_id", "view")
-    named = {name: value for name in said if (value := getattr(details, name))}
-    labels = json.loads(row.labels) | json.loads(details.labels)
-    return Looked(row._replace(**named, labels=json.dumps(labels, sort_keys=True)), facts, details)
+def _look(rows: Sequence[Row], options: AdapterOptions, policy: IngestPolicy) -> list[Looked]:
+    if not policy.id_key and any(_is_nameless_dicom(row) for row in rows):
+        raise ConfigError([NO_KEY])
+    if not rows:
+        return []
+    with ray_session():
+        logger.info("looking at %d files", len(rows))
+        inspect = partial(inspect_file, policy=policy)
+        answers = inspect_files([row.uri for row in rows], inspect, [row.fps for row in rows])
+        return [merged(row, facts, options) for row, facts in zip(rows, answers, strict=True)]
 
 
 def _is_nameless_dicom(row: Row) -> bool:
     return not row.named and row.uri.lower().endswith(DICOM_SUFFIXES)
 
 
-def _once_each(rows: list[Row]) -> list[Row]:
-    """A file that several sources name is one file; the first source counts."""
-    return list({row.uri: row for row in reversed(rows)}.values())[::-1]
+def _usable(looked: Sequence[Looked]) -> tuple[list[Looked], list[Rejected]]:
+    """Clips for the manifest, with unique ids, and the other files with their reasons."""
+    rejected = [Rejected(item.row.uri, item.facts.reason) for item in looked if item.facts.reason]
+    fine, duplicates = with_unique_ids([item for item in looked if not item.facts.reason])
+    return fine, rejected + duplicates
 
 
-def _usable(looked: list[Looked], split_rule: SplitRule) -> tuple[list[Looked], list[Rejected]]:
-    """Rows for the manifest, with unique ids and a split, and the others with their reasons."""
-    fine, rejected = [], []
-    for item in looked:
-        reason = item.facts.reason
-        if not reason and split_rule.rule == "given" and item.row.split not in SPLITS:
-            reason = f"split {item.row.split!r} is none of TRAIN, VAL and TEST (--split-rule hash ignores it)"
-        if reason:
-            rejected.append(Rejected(item.row.uri, reason))
-        else:
-            fine.append(item)
-    fine, duplicates = _with_unique_ids(fine)
-    return _with_splits(fine, split_rule), rejected + duplicates
+def _with_splits(looked: Sequence[Looked], split_rule: SplitRule) -> list[Looked]:
+    splits = split_rule.of_clips([item.row.patient_id for item in looked], [item.row.split for item in looked])
+    return [item._replace(row=item.row._replace(split=split)) for item, split in zip(looked, splits, strict=True)]
 
 
-def _with_unique_ids(looked: list[Looked]) -> tuple[list[Looked], list[Rejected]]:
-    """Files that share an id: equal contents are one clip, others get `~` and 8 digits of their hash behind the id.
+def _write_traces(listings: Sequence[Listing], looked: Sequence[Looked], uri: str, notes: list[str]) -> tuple[str, int]:
+    """(uri, number) of the traces of accepted clips, under the clips' final ids; ("", 0) when there are none.
 
-    So the ids do not depend on where the files lie or in which order the sources were named.
+    A trace of a frame that its video does not have is left out, with a note.
     """
-    contents: dict[str, set[str]] = defaultdict(set)
-    for item in looked:
-        contents[item.row.clip_id].add(item.facts.sha256)
-    kept: dict[str, Looked] = {}
-    rejected = []
-    for item in looked:
-        clip_id, content = item.row.clip_id, item.facts.sha256
-        if len(contents[clip_id]) > 1:
-            clip_id = f"{clip_id}~{content[:8]}"
-        if clip_id in kept:
-            rejected.append(Rejected(item.row.uri, f"same id and content as {kept[clip_id].row.uri}"))
-        else:
-            kept[clip_id] = item._replace(row=item.row._replace(clip_id=clip_id))
-    return list(kept.values()), rejected
-
-
-def _with_splits(looked: list[Looked], split_rule: SplitRule) -> list[Looked]:
-    if split_rule.rule == "none":
-        return [item._replace(row=item.row._replace(split="")) for item in looked]
-    drawn = _hashed_splits([item.row.patient_id for item in looked], split_rule.fractions)
-    given = split_rule.rule == "given"
-    return [
-        item._replace(row=item.row._replace(split=(item.row.split if given else "") or split))
-        for item, split in zip(looked, drawn, strict=True)
+    of_file: dict[str, list[Trace]] = {}
+    for listing in listings:
+        uri_of = {row.clip_id: row.uri for row in listing.rows}
+        of_listing: dict[str, list[Trace]] = {}
+        for trace in listing.traces:
+            of_listing.setdefault(uri_of[trace.clip_id], []).append(trace)
+        of_file = of_listing | of_file  # the first source counts, as for rows
+    found = [
+        (trace._replace(clip_id=item.row.clip_id), item.facts.num_frames)
+        for item in looked
+        for trace in of_file.get(item.row.uri, ())
     ]
-
-
-def _hashed_splits(patients: Sequence[str], fractions: tuple[float, float, float]) -> list[str]:
-    keys = np.array([clip_key(patient) for patient in patients], np.uint64)
-    bounds = np.cumsum(fractions)[:2]
-    return [SPLITS[place] for place in np.searchsorted(bounds, uniform(SPLIT_SALT, keys), side="right").tolist()]
+    traces = [trace for trace, num_frames in found if trace.frame < num_frames]
+    if len(traces) < len(found):
+        notes.append(f"{len(found) - len(traces)} traces left out: of a frame that the video does not have")
+    if not traces:
+        storage.remove_tree(uri)  # of an earlier run into the same folder
+        return "", 0
+    write_traces(traces, uri)
+    return uri, len(traces)
 
 
 def _table(looked: Sequence[Looked], output: str) -> pa.Table:

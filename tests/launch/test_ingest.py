@@ -18,13 +18,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from discovr_ray.config import DataConfig
-from discovr_ray.data import outage, storage
+from discovr_ray.data import storage
+from discovr_ray.data.adapters.listing import AdapterOptions
 from discovr_ray.data.clip import load_clip
 from discovr_ray.data.manifest import read_manifest
 from discovr_ray.errors import ManifestError, StorageError, StreamError
 from discovr_ray.launch import ingest as ingest_module
 from discovr_ray.launch import inspection
-from discovr_ray.launch.ingest import SplitRule, ingest
+from discovr_ray.launch.ingest import ingest
+from discovr_ray.launch.splits import SplitRule, hashed_splits
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -114,7 +116,9 @@ def test_folders_split_by_patient(copy: Path, tmp_path: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     rule = SplitRule("given", (0.4, 0.3, 0.3))
-    summary = ingest([str(tmp_path / "plain")], str(tmp_path / "plain"), rule, r"^(p\d)")
+    summary = ingest(
+        [str(tmp_path / "plain")], str(tmp_path / "plain"), rule, AdapterOptions(patient_pattern=r"^(p\d)")
+    )
     table = read_manifest(summary.manifest_uri).to_pylist()
     assert [row["patient_id"] for row in table] == ["p0", "p0", "p1", "p1", "p2", "p2"]
     for patient in ("p0", "p1", "p2"):
@@ -127,13 +131,13 @@ def test_folders_split_by_patient(copy: Path, tmp_path: Path) -> None:
 
 def test_shares_of_a_split_by_hash() -> None:
     patients = [f"patient {number}" for number in range(20_000)]
-    splits = ingest_module._hashed_splits(patients, (0.8, 0.1, 0.1))
+    splits = hashed_splits(patients, (0.8, 0.1, 0.1))
     counts = Counter(splits)
     assert abs(counts["TRAIN"] / 20_000 - 0.8) < 0.015  # five standard deviations
     assert abs(counts["VAL"] / 20_000 - 0.1) < 0.011
     assert set(counts) == {"TRAIN", "VAL", "TEST"}
-    assert ingest_module._hashed_splits(patients[:100], (0.8, 0.1, 0.1)) == splits[:100]
-    assert set(ingest_module._hashed_splits(patients, (1.0, 0.0, 0.0))) == {"TRAIN"}
+    assert hashed_splits(patients[:100], (0.8, 0.1, 0.1)) == splits[:100]
+    assert set(hashed_splits(patients, (1.0, 0.0, 0.0))) == {"TRAIN"}
 
 
 def test_ids_are_unique_whatever_the_order_of_the_sources(copy: Path, tmp_path: Path) -> None:
@@ -163,7 +167,7 @@ def test_rules_for_splits(copy: Path, tmp_path: Path) -> None:
         SplitRule("hash", (0.8, 0.1, 0.2))
     for pattern, message in {"p(": "no valid regular", "p": "needs a group"}.items():
         with pytest.raises(ManifestError, match=message):
-            ingest([str(copy)], str(tmp_path / "out"), patient_pattern=pattern)
+            ingest([str(copy)], str(tmp_path / "out"), options=AdapterOptions(patient_pattern=pattern))
 
 
 @pytest.mark.chaos
@@ -184,13 +188,10 @@ def test_a_file_that_kills_its_process_costs_only_itself(monkeypatch: pytest.Mon
     assert set(reasons.values()) == {""}
 
 
-def test_storage_that_does_not_answer_rejects_no_file() -> None:
-    def asked_in_vain(uri: str, fps: float) -> inspection.Facts:
-        outage.PAUSES_S = ()
-        return inspection.inspect_file(uri)
-
+def test_storage_that_does_not_answer_rejects_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISCOVR_STORAGE", json.dumps({"outage_patience_s": 0}))  # the tasks have it from here
     with pytest.raises(StreamError, match=r"of 2 files the storage does not answer: .*mem: cannot read: Input/output"):
-        inspection.inspect_files(["/proc/self/mem", "/missing"], asked_in_vain)
+        inspection.inspect_files(["/proc/self/mem", "/missing"])
 
 
 @pytest.mark.chaos

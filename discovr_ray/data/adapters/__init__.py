@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 
 from discovr_ray.data import storage
 from discovr_ray.data.adapters.echonet_dynamic import EchoNetDynamic
+from discovr_ray.data.adapters.echonet_lvh import EchoNetLVH
+from discovr_ray.data.adapters.echonet_pediatric import EchoNetPediatric
 from discovr_ray.data.adapters.folder import Folder
 from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Listing
+from discovr_ray.data.adapters.mimic_iv_echo import MimicIvEcho
+from discovr_ray.data.adapters.own_table import OwnTable
+from discovr_ray.data.adapters.rvenet import RVENet
+from discovr_ray.data.adapters.table_file import suggestion
 from discovr_ray.errors import ManifestError
 
 logger = logging.getLogger(__name__)
 
 FOLDER = Folder()  # what no other adapter recognises
-ADAPTERS: tuple[Adapter, ...] = (EchoNetDynamic(), FOLDER)
+ADAPTERS: tuple[Adapter, ...] = (
+    EchoNetDynamic(),
+    EchoNetPediatric(),
+    EchoNetLVH(),
+    RVENet(),
+    MimicIvEcho(),
+    OwnTable(),
+    FOLDER,
+)
 
 
 def find_adapter(source: str, name: str = "") -> Adapter:
@@ -26,11 +39,7 @@ def find_adapter(source: str, name: str = "") -> Adapter:
     by_name = {adapter.name: adapter for adapter in ADAPTERS}
     if name:
         if name not in by_name:
-            near = difflib.get_close_matches(name, by_name, 1)
-            raise ManifestError(
-                f"adapter {name!r}: there is none of this name; {f'is it {near[0]}? ' if near else ''}"
-                f"There are: {', '.join(by_name)}"
-            )
+            raise ManifestError(f"no adapter {name!r}{suggestion([name], by_name)}")
         return by_name[name]
     found = [adapter for adapter in ADAPTERS if adapter is not FOLDER and adapter.recognises(source)]
     if len(found) > 1:
@@ -38,14 +47,15 @@ def find_adapter(source: str, name: str = "") -> Adapter:
     return found[0] if found else FOLDER
 
 
-def list_source(source: str, options: AdapterOptions | None = None, adapter: str = "") -> Listing:
+def list_source(source: str, options: AdapterOptions | None = None) -> Listing:
     """Rows of one SOURCE: a data set in a known layout, a folder, a file, a glob or a table; local or on s3://.
 
     Errors:
         StorageError: nothing there, or no clip in it. ManifestError: as of find_adapter, or tables that lack a column.
     """
     source = storage.absolute(source)
-    chosen = find_adapter(source, adapter)
+    options = options or AdapterOptions()
+    chosen = find_adapter(source, options.adapter)
     logger.info("adapter %s for %s", chosen.name, source)
-    listing = chosen.list_clips(source, options or AdapterOptions())
+    listing = chosen.list_clips(source, options)
     return listing._replace(notes=(f"{source}: adapter {chosen.name}", *listing.notes))

@@ -1,4 +1,4 @@
-"""A folder, a file or a glob of video files, nothing known but their names."""
+"""A folder, a file or a glob of videos, nothing known but their names."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from pathlib import PurePosixPath
 
 from discovr_ray.data import storage
 from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Listing, Row
+from discovr_ray.data.adapters.table_file import MEDIA_SUFFIXES, stem
 from discovr_ray.errors import StorageError
-
-VIDEO_SUFFIXES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 
 
 class Folder(Adapter):
     """A row's id is the path below the source, without the extension."""
 
     name = "folder"
-    help = "a folder of videos at any depth, one file, or a glob in quotes"
+    help = "a folder of videos, DICOM and NIfTI files at any depth, one file, or a glob in quotes"
 
     def recognises(self, source: str) -> bool:
         return True
@@ -27,19 +26,32 @@ class Folder(Adapter):
             if not uris:
                 raise StorageError(f"{source}: the pattern matches no file")
         else:
-            uris = storage.list_files(source, VIDEO_SUFFIXES)
+            uris = _files(source, options.without_suffix)
             root = source.rpartition("/")[0] if uris == [source] else source
         if not uris:
-            raise StorageError(f"{source}: no video file ({', '.join(VIDEO_SUFFIXES)})")
+            hint = "" if options.without_suffix else "; --files-without-suffix takes those of DICOM archives, too"
+            raise StorageError(f"{source}: no video file ({', '.join(MEDIA_SUFFIXES)}){hint}")
         pattern = re.compile(options.patient_pattern) if options.patient_pattern else None
         return Listing([_row(uri, root, pattern) for uri in uris], [])
 
 
+def _files(source: str, without_suffix: bool) -> list[str]:
+    if not without_suffix:
+        return storage.list_files(source, MEDIA_SUFFIXES)
+    return [uri for uri in storage.list_files(source) if uri.lower().endswith(MEDIA_SUFFIXES) or _has_no_suffix(uri)]
+
+
+def _has_no_suffix(uri: str) -> bool:
+    """Names of DICOM archives: IM_0001, or a UID such as 1.2.840.10008.5, whose last number is no suffix."""
+    path = PurePosixPath(uri)
+    is_hidden = path.name.startswith(".")
+    return not is_hidden and path.name != "DICOMDIR" and (not path.suffix or path.suffix[1:].isdecimal())
+
+
 def _row(uri: str, root: str, pattern: re.Pattern[str] | None) -> Row:
     path = uri.removeprefix(root).lstrip("/")
-    clip_id = str(PurePosixPath(path).with_suffix(""))
     found = pattern.search(path) if pattern else None
-    return Row(clip_id, uri, found[1] if found else clip_id, "", "", "{}", named=False)
+    return Row(stem(path), uri, found[1] if found else "", "", "", "{}", named=False)
 
 
 def _fixed_part(pattern: str) -> str:

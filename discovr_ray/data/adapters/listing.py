@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-PEDIATRIC_FOLDS = (range(7), range(7, 8), range(8, 10))
+Folds = tuple[Sequence[int], Sequence[int], Sequence[int]]
 
 
 class Row(NamedTuple):
@@ -15,9 +15,9 @@ class Row(NamedTuple):
 
     clip_id: str  # unique within a listing
     uri: str
-    patient_id: str
+    patient_id: str  # "" when the source says nothing: the file's own word counts, else the file is a patient
     split: str  # TRAIN, VAL or TEST, see `split_name`; "" when the source says nothing
-    view: str
+    view: str  # "" when the source says nothing
     labels: str  # a JSON object
     fps: float = 0.0  # frames per second, for files that do not say; 0: the source does not say either
     named: bool = True  # the source says clip and patient; False: both are but the file's path, and its content counts
@@ -54,15 +54,28 @@ class Listing(NamedTuple):
 
 @dataclass(frozen=True)
 class AdapterOptions:
-    """What a user may choose about the sources; an adapter takes what concerns it."""
+    """What a user may choose about the sources; an adapter takes what concerns it, ingest does the rest."""
 
+    adapter: str = ""  # the adapter's name; "": the one that recognises the source
     patient_pattern: str = ""  # folder: a regular expression whose first group, found in the path, is the patient
     without_suffix: bool = False  # folder: files without a suffix are taken, too (DICOM archives)
     columns: Mapping[str, str] = field(default_factory=dict)  # table: field of the manifest -> column of the table
-    fps: float = 0.0  # all: frames per second of clips of which neither file nor data set says it; 0: rejected
-    folds: tuple[Sequence[int], Sequence[int], Sequence[int]] = PEDIATRIC_FOLDS  # of TRAIN, VAL and TEST
-    views: tuple[str, ...] = ()  # all: only these views; () takes any
-    thresholds: Mapping[str, float] = field(default_factory=dict)  # all: label -> low_<label> is 1 below this value
+    folds: Folds = (range(7), range(7, 8), range(8, 10))  # whole numbers that stand for TRAIN, VAL and TEST
+    measurements: tuple[str, ...] = ()  # MIMIC-IV-Echo: structured measurements that become labels
+    views: tuple[str, ...] = ()  # all: only clips of these views; (): all clips
+    thresholds: Mapping[str, float] = field(default_factory=dict)  # all: label -> low_<label> is 1 below this, else 0
+
+    def split_of(self, text: str) -> str:
+        """A cell that holds a split's name or the number of a fold; other words in capitals, for ingest to reject."""
+        word = text.strip()
+        if not word.isdecimal():
+            return split_name(word)
+        found = [split for split, folds in zip(("TRAIN", "VAL", "TEST"), self.folds, strict=True) if int(word) in folds]
+        return found[0] if found else f"FOLD {word}"
+
+    def folds_note(self) -> str:
+        named = zip(("TRAIN", "VAL", "TEST"), self.folds, strict=True)
+        return "folds: " + ", ".join(f"{split} {' '.join(map(str, folds)) or 'none'}" for split, folds in named)
 
 
 class Adapter(ABC):

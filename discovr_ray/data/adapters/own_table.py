@@ -1,0 +1,122 @@
+"""A table of one's own: CSV or Parquet, a line per file, with a map from the manifest's fields to its columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from discovr_ray.data import storage
+from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Listing, Row
+from discovr_ray.data.adapters.table_file import (
+    Files,
+    Label,
+    Line,
+    as_json,
+    cell_value,
+    check_columns,
+    match,
+    only,
+    read_table,
+    stem,
+    suggestion,
+)
+from discovr_ray.errors import ManifestError
+
+FIELDS = ("uri", "clip_id", "patient_id", "split", "view")
+LABEL = "labels."  # in front of a label's name
+
+
+class OwnTable(Adapter):
+    name = "table"
+    help = "your own .csv or .parquet with a line per file; --columns uri=path,patient_id=id,labels.ef=EF,..."
+
+    def recognises(self, source: str) -> bool:
+        return source.lower().endswith((".csv", ".parquet")) and storage.exists(source)
+
+    def list_clips(self, source: str, options: AdapterOptions) -> Listing:
+        check_fields(options.columns)
+        lines, found = _parquet(source) if source.lower().endswith(".parquet") else _csv(source)
+        columns = {name: name for name in FIELDS if name in found} | dict(options.columns)
+        if "uri" not in columns:
+            near = suggestion(["path", "file"], found)
+            raise ManifestError(f"{source}: no column uri; say which one it is with --columns uri=...{near}")
+        check_columns(source, columns.values(), found)
+
+        def row(place: str, uri: str, lines: list[Line]) -> Row:
+            line = only(lines)
+            return _row(place, uri, {name: line[column].strip() for name, column in columns.items()}, options)
+
+        named = [line for line in lines if line[columns["uri"]].strip()]
+        folder = source.rpartition("/")[0]
+        places = [line[columns["uri"]].strip() for line in named]
+        files = Files({place: _absolute(place, folder) for place in places}, "{}", [])
+        listing = match(source.rpartition("/")[2], named, lambda line: line[columns["uri"]].strip(), files, row)
+        return listing._replace(notes=_notes(columns, options, len(lines) - len(named)))
+
+
+def _row(place: str, uri: str, cells: Mapping[str, str], options: AdapterOptions) -> Row:
+    labels: dict[str, Label] = {
+        name.removeprefix(LABEL): cell_value(text) for name, text in cells.items() if name.startswith(LABEL) and text
+    }
+    return Row(
+        cells.get("clip_id") or stem(place),
+        uri,
+        cells.get("patient_id", ""),
+        options.split_of(cells.get("split", "")),
+        cells.get("view", ""),
+        as_json(labels),
+        named=bool(cells.get("clip_id") or cells.get("patient_id")),
+    )
+
+
+def check_fields(columns: Mapping[str, str]) -> None:
+    """Refuses a map to something that is no field.
+
+    Errors:
+        ManifestError: names the nearest field.
+    """
+    unknown = [name for name in columns if name not in FIELDS and not (name.startswith(LABEL) and name != LABEL)]
+    if unknown:
+        known = (*FIELDS, f"{LABEL}NAME")
+        raise ManifestError(f"--columns {', '.join(unknown)}: no field of this name{suggestion(unknown, known)}")
+
+
+def _absolute(place: str, folder: str) -> str:
+    """Places are absolute, s3://, or below the table's folder."""
+    is_absolute = place.startswith(("/", "~")) or "://" in place
+    return storage.absolute(place) if is_absolute else storage.join(folder, place)
+
+
+def _csv(source: str) -> tuple[list[Line], list[str]]:
+    columns, lines = read_table(source)
+    return list(lines), columns
+
+
+def _parquet(source: str) -> tuple[list[Line], list[str]]:
+    try:
+        table = pq.read_table(pa.BufferReader(storage.read_bytes(source)))
+    except pa.ArrowInvalid as error:
+        raise ManifestError(f"{source}: not a Parquet file: {error}") from error
+    return [{name: _text(value) for name, value in line.items()} for line in table.to_pylist()], table.column_names
+
+
+def _text(value: Any) -> str:
+    """A typed cell as its text; a whole number that pandas kept as a float, because of gaps, without its .0"""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _notes(columns: Mapping[str, str], options: AdapterOptions, num_without_uri: int) -> list[str]:
+    notes = ["columns: " + ", ".join(f"{name} = {column}" for name, column in columns.items())]
+    if "split" in columns:
+        notes.append(f"{options.folds_note()} (where the split is a number)")
+    if num_without_uri:
+        notes.append(f"{num_without_uri} lines name no file")
+    return notes

@@ -1,0 +1,190 @@
+"""Tables of data sets: their lines, their cells, and the files that they list."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from discovr_ray.data import storage
+from discovr_ray.data.adapters.listing import Listing, Rejected, Row
+from discovr_ray.errors import ManifestError, StorageError
+
+Label = str | int | float
+Line = dict[str, str]
+
+VIDEO_SUFFIXES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
+DICOM_SUFFIXES = (".dcm", ".dicom")
+MEDIA_SUFFIXES = (*VIDEO_SUFFIXES, *DICOM_SUFFIXES, ".nii", ".nii.gz")
+
+_WHOLE = r"-?(0|[1-9]\d*)"
+_DECIMAL = rf"({_WHOLE}(\.\d*)?|-?\.\d+)(e[-+]?\d+)?"
+
+
+def read_table(uri: str) -> tuple[list[str], Iterator[Line]]:
+    """(columns, lines) of a CSV file with a header in UTF-8.
+
+    Errors:
+        ManifestError: not such a file.
+    """
+    try:
+        text = storage.read_bytes(uri).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+        columns = list(reader.fieldnames or ())
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"{uri}: not a table in UTF-8: {error}") from error
+    return columns, ({key: value for key, value in line.items() if key is not None} for line in reader)
+
+
+def read_lines(uri: str, needed: Sequence[str]) -> Iterator[Line]:
+    """Lines of a table with these columns; one whose first needed cell is empty is no line.
+
+    Errors:
+        ManifestError: not a table, or a column is missing; raised here, not at the first line.
+    """
+    columns, lines = read_table(uri)
+    check_columns(uri, needed, columns)
+    return (line for line in lines if line[needed[0]].strip())
+
+
+def has_columns(uri: str, names: Sequence[str]) -> bool:
+    """Whether there is a table with these columns."""
+    if not storage.exists(uri):
+        return False
+    try:
+        return set(names) <= set(read_table(uri)[0])
+    except ManifestError:
+        return False
+
+
+def check_columns(uri: str, needed: Iterable[str], found: Collection[str]) -> None:
+    missing = [column for column in needed if column not in found]
+    if missing:
+        raise ManifestError(f"{uri}: missing column(s) {', '.join(missing)}{suggestion(missing, found)}")
+
+
+def suggestion(wrong: Iterable[str], known: Collection[str]) -> str:
+    """The end of a message about wrong names: the nearest of the known ones, and up to 20 of them all."""
+    lower = {name.lower(): name for name in known}
+    near = [lower[match] for name in wrong for match in difflib.get_close_matches(name.lower(), lower, 1)]
+    question = f"; is it {', '.join(dict.fromkeys(near))}?" if near else ""
+    more = ", ..." if len(known) > 20 else ""
+    return f"{question} There are: {', '.join(sorted(known)[:20]) or 'none'}{more}"
+
+
+def cell_value(text: str) -> Label:
+    """A cell as the number that it is, else as text; 007 and nan are text."""
+    if re.fullmatch(_WHOLE, text):
+        return int(text)
+    return float(text) if re.fullmatch(_DECIMAL, text, re.IGNORECASE) else text
+
+
+def cell_number(line: Mapping[str, str], column: str) -> float | None:
+    """The finite number in a cell; None where it is empty, or the table has no such column.
+
+    Errors:
+        ValueError: something else is in it.
+    """
+    text = (line.get(column) or "").strip()
+    try:
+        number = float(text) if text else None
+    except ValueError:
+        raise ValueError(f"{column} = {text!r} is no number") from None
+    if number is not None and not math.isfinite(number):
+        raise ValueError(f"{column} = {text!r} is no number")
+    return number
+
+
+def numbers(line: Mapping[str, str], names: Mapping[str, str]) -> dict[str, Label]:
+    """Labels of the columns in `names` (column -> label) that hold a number."""
+    found = {label: cell_number(line, column) for column, label in names.items()}
+    return {label: number for label, number in found.items() if number is not None}
+
+
+def as_json(labels: Mapping[str, Label]) -> str:
+    return json.dumps(labels, sort_keys=True, allow_nan=False)
+
+
+def stem(name: str) -> str:
+    """A path without the extension of a video, DICOM or NIfTI file."""
+    name = name.strip()
+    endings = [suffix for suffix in MEDIA_SUFFIXES if name.lower().endswith(suffix)]
+    return name[: -max(map(len, endings))] if endings else name
+
+
+def file_stem(name: str) -> str:
+    """The same without folders; some tables leave the extension out, copies of them do not."""
+    return stem(PurePosixPath(name.strip()).name)
+
+
+class Files(NamedTuple):
+    """Files of a data set by the names that its table has for them."""
+
+    uris: dict[str, str]
+    missing: str  # where a file that is not there would be; {} stands for its name
+    repeated: list[str]  # further files of a name that is in `uris`
+
+
+def find_files(folders: Sequence[str], suffixes: Sequence[str], name_of: Callable[[str], str] = file_stem) -> Files:
+    """The files with one of these suffixes below the folders.
+
+    Errors:
+        StorageError: a folder is missing, or no file is in any of them.
+    """
+    found = [uri for folder in folders for uri in storage.list_files(folder, suffixes)]
+    if not found:
+        raise StorageError(f"{', '.join(folders)}: no file {' or '.join(suffixes)}")
+    uris: dict[str, str] = {}
+    for uri in found:
+        uris.setdefault(name_of(uri), uri)
+    kept = set(uris.values())
+    repeated = [uri for uri in found if uri not in kept]
+    return Files(uris, storage.join(folders[0], "{}" + suffixes[0]), repeated)
+
+
+def match(
+    table: str,
+    lines: Iterable[Line],
+    name_of: Callable[[Line], str],
+    files: Files,
+    make: Callable[[str, str, list[Line]], Row],
+) -> Listing:
+    """Lines against files: what has no file, or no line, is rejected, and each file is listed once.
+
+    Args:
+        table: its name, for the reasons.
+        make: (name, uri, the distinct lines of this name) -> row; a ValueError is the reason for a rejection.
+    """
+    by_name: dict[str, list[Line]] = {}
+    for line in lines:
+        of_name = by_name.setdefault(name_of(line), [])
+        if line not in of_name:
+            of_name.append(line)
+    rows: list[Row] = []
+    rejected = [Rejected(uri, "another file has the same name") for uri in files.repeated]
+    for name, of_name in by_name.items():
+        uri = files.uris.get(name)
+        if uri is None:
+            place = files.missing.replace("{}", name)
+            rejected.append(Rejected(place, f"listed in {table}, but the file is missing"))
+            continue
+        try:
+            rows.append(make(name, uri, of_name))
+        except ValueError as error:
+            rejected.append(Rejected(uri, f"{table}: {error}"))
+    strays = [uri for name, uri in files.uris.items() if name not in by_name]
+    return Listing(rows, rejected + [Rejected(uri, f"not listed in {table}") for uri in strays])
+
+
+def only(lines: list[Line]) -> Line:
+    """The line of a name that should have one."""
+    if len(lines) > 1:
+        differing = [column for column in lines[0] if len({line.get(column) for line in lines}) > 1]
+        raise ValueError(f"listed more than once, with different values of {', '.join(differing)}")
+    return lines[0]

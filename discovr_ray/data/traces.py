@@ -1,0 +1,57 @@
+"""Traces beside a manifest: what experts drew into single frames of clips, one Parquet row per structure and frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from discovr_ray.data import storage
+from discovr_ray.data.adapters.listing import Trace
+from discovr_ray.errors import ManifestError
+
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),  # of the manifest
+        ("frame", pa.int32()),  # of the video, from 0
+        ("structure", pa.string()),  # such as lv
+        ("x", pa.list_(pa.float32())),  # closed polygon in pixels of the video; empty where there is a mask
+        ("y", pa.list_(pa.float32())),
+        (
+            "mask_uri",
+            pa.string(),
+        ),  # as the manifest's uri; "" where there is a polygon
+        ("mask_value", pa.int32()),  # the structure's value in the mask
+    ]
+)
+
+
+def write_traces(traces: Iterable[Trace], uri: str) -> None:
+    """Write traces; masks below the folder of `uri` are named relative to it, so that the folder can be moved."""
+    folder = uri.rpartition("/")[0]
+    rows = [trace._asdict() | {"mask_uri": trace.mask_uri.removeprefix(f"{folder}/")} for trace in traces]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA).sort_by([("clip_id", "ascending"), ("frame", "ascending")]), sink)
+    storage.write_bytes(uri, sink.getvalue().to_pybytes())
+
+
+def read_traces(uri: str) -> list[Trace]:
+    """Traces sorted by clip and frame, masks with absolute uris.
+
+    Errors:
+        StorageError: cannot be read. ManifestError: not a table of traces.
+    """
+    uri = storage.absolute(uri)
+    try:
+        table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
+        rows = table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise ManifestError(f"{uri}: not a table of traces: {error}") from error
+    folder = uri.rpartition("/")[0]
+    return [Trace(**row | {"mask_uri": _absolute(row["mask_uri"], folder)}) for row in rows]
+
+
+def _absolute(mask_uri: str, folder: str) -> str:
+    is_absolute = not mask_uri or mask_uri.startswith("/") or "://" in mask_uri
+    return mask_uri if is_absolute else storage.join(folder, mask_uri)

@@ -1,0 +1,34 @@
+"""Traces beside a manifest."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from discovr_ray.data.adapters.listing import Trace
+from discovr_ray.data.traces import read_traces, write_traces
+from discovr_ray.errors import ManifestError, StorageError
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    polygon = Trace("b", 4, "lv", [1.5, 2.5, 3.5], [0.0, 1.0, 0.25])
+    masks = [Trace("a", n, "la", mask_uri=f"{tmp_path}/set/masks/{n}.nii.gz", mask_value=3) for n in (9, 2)]
+    far = Trace("c", 0, "lv", mask_uri="s3://bucket/mask.nii.gz", mask_value=1)
+    (tmp_path / "set").mkdir()
+    write_traces([far, polygon, *masks], f"{tmp_path}/set/traces.parquet")
+    shutil.move(tmp_path / "set", tmp_path / "moved")
+    found = read_traces(f"{tmp_path}/moved/traces.parquet")
+    assert [(trace.clip_id, trace.frame) for trace in found] == [("a", 2), ("a", 9), ("b", 4), ("c", 0)]
+    assert found[0] == Trace("a", 2, "la", [], [], f"{tmp_path}/moved/masks/2.nii.gz", 3)
+    assert found[2] == polygon
+    assert found[3].mask_uri == "s3://bucket/mask.nii.gz"
+
+
+def test_what_is_no_table_of_traces(tmp_path: Path) -> None:
+    (tmp_path / "traces.parquet").write_text("no")
+    with pytest.raises(ManifestError, match=r"traces\.parquet: not a table of traces"):
+        read_traces(str(tmp_path / "traces.parquet"))
+    with pytest.raises(StorageError, match="no such file"):
+        read_traces(str(tmp_path / "missing.parquet"))
