@@ -57,14 +57,19 @@ def inspect_file(uri: str, fps: float = 0.0, policy: IngestPolicy | None = None,
     try:
         content = read_through_outage(uri)
         with watchdog.end_process_after(watchdog.limit_s(len(content))):
-            return _facts(content, fps, policy or IngestPolicy(), every_frame)
+            return look_at(content, fps, policy or IngestPolicy(), every_frame)
     except (ClipError, MissingFileError) as error:
         return Facts(reason=str(error))
     except StorageError as error:
         return Facts(reason=str(error), outage=True)
 
 
-def _facts(content: bytes, fps: float, policy: IngestPolicy, every_frame: bool) -> Facts:
+def look_at(content: bytes, fps: float, policy: IngestPolicy, every_frame: bool) -> Facts:
+    """Facts of a file's bytes; arguments as of inspect_file.
+
+    Errors:
+        ClipError: it cannot be used.
+    """
     info = probe(content, fps)
     if info.num_frames < 2:
         return Facts(reason="one frame: a still image, not a video")
