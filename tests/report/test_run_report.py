@@ -6,8 +6,6 @@ import base64
 import io
 import json
 import shutil
-import subprocess
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import numpy as np
 import plotly.graph_objects
 import pytest
 import yaml
+from page_reader import CHROMIUM, Page, drawn_page, screenshot
 from PIL import Image
 
 from discovr_ray.config import load_config
@@ -24,35 +23,6 @@ from discovr_ray.report.run_report import write_report
 from discovr_ray.train import checkpoint
 
 STEPS = list(range(5, 55, 5))
-CHROMIUM = shutil.which("chromium")
-
-
-class Page(HTMLParser):
-    """Text, tags and the JSON of the figures."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.source = Path(path).read_text()
-        self.text = ""
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.figures: dict[str, dict] = {}
-        self._inside = ("", "")
-        self.feed(self.source)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.tags.append((tag, values))
-        self._inside = (tag, values.get("data-target") or "")
-
-    def handle_data(self, data: str) -> None:
-        tag, target = self._inside
-        if target:
-            self.figures[target.removeprefix("plot-")] = json.loads(data)
-        elif tag not in ("script", "style"):
-            self.text += data + "\n"
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ("", "")
 
 
 @pytest.fixture
@@ -206,14 +176,8 @@ def test_a_cut_line_and_damaged_samples_do_not_stop_the_page(
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH")
 def test_a_browser_draws_every_figure(run_folder: Path, tmp_path: Path) -> None:
     uri = write_report(str(run_folder))
-    quiet = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    quiet += "--disable-component-update --disable-sync --disable-dev-shm-usage --virtual-time-budget=10000"
-    command = [str(CHROMIUM), *quiet.split(), f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,3000"]
-    shot = tmp_path / "page.png"
-    drawn = subprocess.run([*command, "--dump-dom", f"file://{uri}"], capture_output=True, text=True, timeout=120)
-    assert drawn.stdout.count('class="scatterlayer') == 12, drawn.stderr[-2000:]
-    subprocess.run([*command, f"--screenshot={shot}", f"file://{uri}"], capture_output=True, timeout=120, check=True)
-    pixels = np.asarray(Image.open(shot).convert("RGB"), int)
+    assert drawn_page(uri, tmp_path).count('class="scatterlayer') == 12
+    pixels = screenshot(uri, tmp_path, 3000)
     blue_lines = (np.abs(pixels - (31, 95, 168)).max(axis=-1) < 30).sum()
     assert pixels.shape == (3000, 1280, 3)
     assert blue_lines > 1000, "curves are visible"
