@@ -64,7 +64,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
-    """One for each field of AdapterOptions, under its name."""
+    """One for each field of AdapterOptions, under its name, but for the key, which stands in the environment."""
     own = AdapterOptions()
     parser.add_argument(
         "--adapter",
@@ -121,7 +121,9 @@ def main() -> int:
     try:
         rule = SplitRule(arguments.split_rule, arguments.split_fractions)
         policy = IngestPolicy(arguments.color, arguments.burned_in, key_of_environment())
-        options = AdapterOptions(**{item.name: getattr(arguments, item.name) for item in fields(AdapterOptions)})
+        options = AdapterOptions(
+            **{item.name: getattr(arguments, item.name) for item in fields(AdapterOptions) if item.name != "id_key"}
+        )
         summary = ingest(arguments.sources, arguments.output, rule, options, policy)
     except (StorageError, ConfigError) as error:
         print(f"refused: {error}", file=sys.stderr)

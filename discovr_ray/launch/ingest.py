@@ -6,6 +6,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -54,8 +55,8 @@ def ingest(
             a patient in two splits.
         StreamError: the storage stopped answering on the way.
     """
-    split_rule, options = split_rule or SplitRule(), options or AdapterOptions()
-    policy = policy or IngestPolicy(id_key=key_of_environment())
+    split_rule, policy = split_rule or SplitRule(), policy or IngestPolicy(id_key=key_of_environment())
+    options = replace(options or AdapterOptions(), id_key=policy.id_key)
     check_pattern(options.patient_pattern)
     output = storage.absolute(output)
     manifest_uri, rejected_uri = storage.join(output, "manifest.parquet"), storage.join(output, "rejected.parquet")
@@ -134,7 +135,7 @@ def _write_traces(listings: Sequence[Listing], looked: Sequence[Looked], uri: st
     ]
     traces = [trace for trace, num_frames in found if trace.frame < num_frames]
     if len(traces) < len(found):
-        notes.append(f"{len(found) - len(traces)} traces left out: of a frame that the video does not have")
+        notes.append(f"traces left out, of a frame that the video does not have: {len(found) - len(traces)}")
     if not traces:
         storage.remove_tree(uri)  # of an earlier run into the same folder
         return "", 0

@@ -104,7 +104,7 @@ def test_dynamic_traps(tmp_path: Path) -> None:
     assert (first.clip_id, first.frame) == ("0X1", 7)
     assert (list(first.x), list(first.y)) == ([40, 35, 40, 60, 65, 60], [10, 20, 30, 30, 20, 10])
     assert area(list(zip(first.x, first.y, strict=True))) == 500  # two trapezia of 10 x (20 + 30) / 2
-    assert listing.notes[1] == "3 traces; 2 of 4 clips have none; 2 traces of less than 3 points left out"
+    assert listing.notes[1] == "3 traces; 2 of 4 clips have none; left out, with less than 3 points: 2"
     layouts.write_table(tmp_path / "VolumeTracings.csv", columns, [("0X1.avi", 1, "", 1, 1, 3)])
     with pytest.raises(ManifestError, match=r"VolumeTracings\.csv: line 2: Y1 is empty"):
         list_source(str(tmp_path))
@@ -140,7 +140,7 @@ def test_pediatric(tmp_path: Path) -> None:
     ]
     assert listing.notes[1:] == (
         "folds: TRAIN 0 1 2 3 4 5 6, VAL 7, TEST 8 9",
-        "A4C: 3 traces; 1 of 3 clips have none; 1 traces of less than 3 points left out",
+        "A4C: 3 traces; 1 of 3 clips have none; left out, with less than 3 points: 1",
         "PSAX: 0 traces; 2 of 2 clips have none",
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from pathlib import Path
 
@@ -51,8 +53,20 @@ def test_column_map(table: Path) -> None:
         f"{table}: adapter table",
         "columns: uri = path, patient_id = mrn, split = fold, view = View, labels.ef = EF, labels.sex = Sex",
         "folds: TRAIN 0 1 2 3 4 5 6, VAL 7, TEST 8 9 (where the split is a number)",
-        "1 lines name no file",
+        "patients: as in the table, hashed if there is DISCOVR_ID_KEY",
+        "lines that name no file: 1",
     )
+
+
+def test_own_patients_are_hashed_with_the_key(table: Path) -> None:
+    layouts.put_files(table.parent, ["007/1.avi", "x.avi"])
+    options = AdapterOptions(columns=COLUMNS, patient_pattern=r"^(\d+)/", id_key="k" * 32)
+    hashed = hmac.new(b"k" * 32, b"patient\x00007", hashlib.sha256).hexdigest()[:32]  # as for a DICOM file's PatientID
+    in_table = list_source(str(table), options)
+    assert [row.patient_id for row in in_table.rows][:2] == [hashed, hashed]
+    assert "patients: hashed with DISCOVR_ID_KEY" in in_table.notes
+    assert [row.patient_id for row in list_source(str(table.parent), options).rows] == [hashed, ""]
+    assert "kkk" not in repr(options)
 
 
 def test_columns_of_the_manifests_own_names(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_pediatric_to_manifest_and_traces(source: Path, tmp_path: Path) -> None:
     assert summary.notes[0] == f"{source}: adapter echonet_pediatric"
     assert summary.notes[-2:] == [
         "low_ef: 1 of 4 clips are below 50",
-        "1 traces left out: of a frame that the video does not have",
+        "traces left out, of a frame that the video does not have: 1",
     ]
     # what an earlier run left there would belong to other clips
     again = ingest([str(source)], str(tmp_path / "out"), options=AdapterOptions(views=("PSAX",)))

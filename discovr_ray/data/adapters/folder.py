@@ -32,7 +32,7 @@ class Folder(Adapter):
             hint = "" if options.without_suffix else "; --files-without-suffix takes those of DICOM archives, too"
             raise StorageError(f"{source}: no video file ({', '.join(MEDIA_SUFFIXES)}){hint}")
         pattern = re.compile(options.patient_pattern) if options.patient_pattern else None
-        return Listing([_row(uri, root, pattern) for uri in uris], [])
+        return Listing([_row(uri, root, pattern, options) for uri in uris], [])
 
 
 def _files(source: str, without_suffix: bool) -> list[str]:
@@ -48,10 +48,11 @@ def _has_no_suffix(uri: str) -> bool:
     return not is_hidden and path.name != "DICOMDIR" and (not path.suffix or path.suffix[1:].isdecimal())
 
 
-def _row(uri: str, root: str, pattern: re.Pattern[str] | None) -> Row:
+def _row(uri: str, root: str, pattern: re.Pattern[str] | None, options: AdapterOptions) -> Row:
     path = uri.removeprefix(root).lstrip("/")
     found = pattern.search(path) if pattern else None
-    return Row(stem(path), uri, found[1] if found else "", "", "", "{}", named=False)
+    patient = options.private_id(found[1] or "") if found else ""
+    return Row(stem(path), uri, patient, "", "", "{}", named=False)
 
 
 def _fixed_part(pattern: str) -> str:

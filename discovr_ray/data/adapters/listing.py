@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from discovr_ray.data.formats.dicom.attributes import keyed_hash
+
 Folds = tuple[Sequence[int], Sequence[int], Sequence[int]]
 
 
@@ -64,6 +66,14 @@ class AdapterOptions:
     measurements: tuple[str, ...] = ()  # MIMIC-IV-Echo: structured measurements that become labels
     views: tuple[str, ...] = ()  # all: only clips of these views; (): all clips
     thresholds: Mapping[str, float] = field(default_factory=dict)  # all: label -> low_<label> is 1 below this, else 0
+    id_key: str = field(default="", repr=False)  # as IngestPolicy.id_key, which ingest puts here
+
+    def private_id(self, patient: str) -> str:
+        """A patient's id from a user's own tables or paths: hashed with the key, where there is one.
+
+        The hash is that of a DICOM file's PatientID, so that both name the same patient.
+        """
+        return keyed_hash(self.id_key, "patient", patient) if self.id_key and patient else patient
 
     def split_of(self, text: str) -> str:
         """A cell that holds a split's name or the number of a fold; other words in capitals, for ingest to reject."""

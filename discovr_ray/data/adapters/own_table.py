@@ -24,6 +24,7 @@ from discovr_ray.data.adapters.table_file import (
     stem,
     suggestion,
 )
+from discovr_ray.data.formats.policy import ID_KEY
 from discovr_ray.errors import ManifestError
 
 FIELDS = ("uri", "clip_id", "patient_id", "split", "view")
@@ -65,7 +66,7 @@ def _row(place: str, uri: str, cells: Mapping[str, str], options: AdapterOptions
     return Row(
         cells.get("clip_id") or stem(place),
         uri,
-        cells.get("patient_id", ""),
+        options.private_id(cells.get("patient_id", "")),
         options.split_of(cells.get("split", "")),
         cells.get("view", ""),
         as_json(labels),
@@ -117,6 +118,8 @@ def _notes(columns: Mapping[str, str], options: AdapterOptions, num_without_uri:
     notes = ["columns: " + ", ".join(f"{name} = {column}" for name, column in columns.items())]
     if "split" in columns:
         notes.append(f"{options.folds_note()} (where the split is a number)")
+    if "patient_id" in columns:
+        notes.append(f"patients: {'hashed with' if options.id_key else 'as in the table, hashed if there is'} {ID_KEY}")
     if num_without_uri:
-        notes.append(f"{num_without_uri} lines name no file")
+        notes.append(f"lines that name no file: {num_without_uri}")
     return notes

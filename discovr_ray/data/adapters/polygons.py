@@ -73,7 +73,7 @@ def with_traces(listing: Listing, traced: Traced) -> Listing:
             traces.append(Trace(row.clip_id, frame, LEFT_VENTRICLE, xs, ys))
     note = f"{len(traces)} traces; {without} of {len(listing.rows)} clips have none"
     if traced.too_short:
-        note += f"; {traced.too_short} traces of less than 3 points left out"
+        note += f"; left out, with less than 3 points: {traced.too_short}"
     return listing._replace(traces=[*listing.traces, *traces], notes=[*listing.notes, note])
 
 
