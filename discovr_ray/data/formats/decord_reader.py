@@ -11,11 +11,12 @@ from typing import Any
 import av
 import numpy as np
 
-from discovr_ray.data.formats.reader import FormatReader, Frames, Indices, VideoInfo
+from discovr_ray.data.formats.reader import MAX_SIDE, PIECE_BYTES, FormatReader, Frames, Indices, VideoInfo
 from discovr_ray.data.formats.riff import is_avi
 from discovr_ray.errors import ClipError
 
 SPAN = 64  # frames held at once, in colour, while a video is decoded
+MAX_ANNOUNCED = 10**6  # frames, ten hours; decord keeps a table as long as the header says
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, which JPEG uses as well
 
 
@@ -28,6 +29,8 @@ class DecordReader(FormatReader):
         return True
 
     def probe(self, data: bytes) -> VideoInfo:
+        _check_boxes(data)
+        _check_packets(data)
         reader = open_video(data)
         height, width = read_span(reader, range(1)).shape[1:3]
         return VideoInfo(container(data), len(reader), float(reader.get_avg_fps()), height, width)
@@ -74,12 +77,15 @@ def grey_pieces(data: bytes, wanted: Indices, num_frames: int) -> Iterator[Frame
     if len(reader) != num_frames:
         raise ClipError(f"the video has {len(reader)} frames, {num_frames} expected")
     # contiguous spans need no seek between them; jumping by the stride would seek for every frame
-    for start in range(int(wanted[0]), int(wanted[-1]) + 1, SPAN):
-        stop = min(start + SPAN, int(wanted[-1]) + 1)
+    start, last = int(wanted[0]), int(wanted[-1])
+    length = 1  # the first frame alone, which tells how large they are
+    while start <= last:
+        stop = min(start + length, last + 1)
         frames = read_span(reader, range(start, stop))
         kept = wanted[(wanted >= start) & (wanted < stop)] - start
         if len(kept):
             yield _grey(frames[kept])
+        start, length = stop, max(1, min(SPAN, PIECE_BYTES // frames[0].nbytes))
 
 
 def check_not_concealed(data: bytes) -> None:
@@ -119,6 +125,23 @@ def _check_readable(data: bytes) -> None:
         with av.open(io.BytesIO(data), "r") as file:
             if not file.streams.video:
                 raise ClipError("the file has no video stream")
+    except (av.error.FFmpegError, ValueError) as error:
+        raise ClipError(f"not a readable video: {_first_line(error)}") from error
+
+
+def _check_packets(data: bytes) -> None:
+    """Refuse what decord crashes on (found by tests/fuzz.py): frames cut short, and sizes and counts beyond belief."""
+    _check_readable(data)
+    try:
+        with av.open(io.BytesIO(data), "r") as file:
+            stream = file.streams.video[0]
+            if max(stream.height, stream.width) > MAX_SIDE:
+                raise ClipError(f"{stream.height} x {stream.width} pixels; at most {MAX_SIDE} a side are believed")
+            if stream.frames > MAX_ANNOUNCED:
+                raise ClipError(f"{stream.frames} frames announced; at most {MAX_ANNOUNCED} are believed")
+            # transport streams mark every gap in their counters, and their decoders say what is missing
+            if file.format.name != "mpegts" and any(packet.is_corrupt for packet in file.demux(stream)):
+                raise ClipError("damaged video: a frame is cut short")
     except (av.error.FFmpegError, ValueError) as error:
         raise ClipError(f"not a readable video: {_first_line(error)}") from error
 
