@@ -90,7 +90,7 @@ def _read_head(frame: memoryview, index: int) -> _Head:
         ClipError: no JPEG, or its headers do not add up.
     """
     size, ids, lossless, jfif, adobe = (0, 0), b"", False, False, None
-    tables = []
+    tables: list[bytes] = []
     for marker, first, last in _segments(frame, index):
         content = bytes(frame[first:last])
         if marker == _SCAN:

@@ -8,6 +8,7 @@ outline, since a sector is convex and holds dark chambers that do not change.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +16,21 @@ import numpy.typing as npt
 from discovr_ray.data.formats.reader import Frames
 
 NUM_SAMPLES = 40  # frames looked at, evenly spread
-CHANGED = 8  # grey levels of 255 between two samples: more than the noise of JPEG around text that stands still
+# more than so many grey levels of 255 between two samples is a change: the first shows the faintest tissue, the later
+# ones ignore the noise of JPEG around an ECG, or of a compressed video. The first that gives a sector counts
+CHANGES = (2, 4, 8)
 OFTEN = 0.2  # share of the pairs of samples in which a pixel of the sector changes
 WINDOW = 0.02  # of the shorter side; density is counted in squares of this size
 DENSE = 0.4  # share of a square; a line that is thinner than this share of the window's side is none
 LEAST_AREA = 0.05  # of the picture; smaller is no sector
-LEAST_SHARE = 0.8  # of all that changes often must lie inside; else it is no single sector
+MOST_AREA = 0.9  # larger is noise, where another change says less; else the picture is all echo
+LEAST_SHARE = 0.8  # of all that changes often must lie in the piece; else it is no single sector
+LEAST_FILLED = 0.85  # of the outline; a sector with an ECG or text attached leaves corners empty
 CORNERS = 48  # at most; the chord of such a part of an arc deviates by less than a pixel
 MARGIN = 1.5  # pixels around the outline, for what the window rounds off
 
 Mask = npt.NDArray[np.bool_]
+Points = npt.NDArray[np.int64]
 
 
 def sample_indices(num_frames: int) -> list[int]:
@@ -37,45 +43,65 @@ def find_sector(frames: Frames) -> tuple[int, ...] | None:
     Args:
         frames: [T, H, W], samples of a whole video.
     """
-    changing = _often_changing(frames)
-    piece = _largest_dense_piece(changing)
-    area = int(piece.sum())
-    if area < LEAST_AREA * piece.size or changing[piece].sum() < LEAST_SHARE * changing.sum():
+    found = [outline for change in CHANGES if (outline := _candidate(_often_changing(frames, change)))]
+    if not found:
         return None
-    return _outline(piece)
+    return next((outline for outline in found if outline.area <= MOST_AREA), found[0]).polygon
 
 
-def _often_changing(frames: Frames) -> Mask:
-    counts = np.zeros(frames.shape[1:], np.uint16)
-    for before, after in pairwise(frames):
-        # unsigned differences wrap around; the larger minus the smaller does not
-        counts += np.maximum(before, after) - np.minimum(before, after) > CHANGED
-    return np.asarray(counts >= max(1.0, OFTEN * (len(frames) - 1)))
+class _Outline(NamedTuple):
+    polygon: tuple[int, ...]
+    area: float  # of the piece, as a share of the picture
 
 
-def _largest_dense_piece(changing: Mask) -> Mask:
+def _candidate(changing: Mask) -> _Outline | None:
     from scipy import ndimage  # takes a third of a second: only ingest needs it
 
     side = max(3, round(WINDOW * min(changing.shape)) | 1)
     dense = ndimage.uniform_filter(changing.astype(np.float32), side, mode="constant") > DENSE
     labels, count = ndimage.label(ndimage.binary_opening(dense, np.ones((side, side), bool)))
     if not count:
-        return np.zeros(changing.shape, bool)
-    sizes = np.bincount(labels.ravel())
-    return np.asarray(labels == 1 + int(sizes[1:].argmax()))
+        return None
+    piece = labels == 1 + int(np.bincount(labels.ravel())[1:].argmax())
+    area = float(piece.mean())
+    if area < LEAST_AREA or changing[piece].sum() < LEAST_SHARE * changing.sum():
+        return None
+    corners = _corners(piece)
+    if ndimage.binary_fill_holes(piece).sum() < LEAST_FILLED * _polygon_area(corners):
+        return None
+    return _Outline(_pushed_out(corners, piece.shape), area)
 
 
-def _outline(piece: Mask) -> tuple[int, ...]:
-    """The farthest pixel in each of CORNERS directions: corners of the convex hull, in order around it."""
+def _often_changing(frames: Frames, change: int) -> Mask:
+    counts = np.zeros(frames.shape[1:], np.uint16)
+    for before, after in pairwise(frames):
+        # unsigned differences wrap around; the larger minus the smaller does not
+        counts += np.maximum(before, after) - np.minimum(before, after) > change
+    return np.asarray(counts >= max(1.0, OFTEN * (len(frames) - 1)))
+
+
+_ANGLES = 2 * np.pi * np.arange(CORNERS) / CORNERS
+_DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)])  # [2, CORNERS], x and y
+
+
+def _corners(piece: Mask) -> Points:
+    """[2, CORNERS], x and y of the farthest pixel in each direction: corners of the convex hull, in order around it."""
     ys, xs = np.nonzero(piece & ~_eroded(piece))
-    angles = 2 * np.pi * np.arange(CORNERS) / CORNERS
-    directions = np.stack([np.cos(angles), np.sin(angles)])
-    farthest = (np.stack([xs, ys], 1) @ directions).argmax(0)
-    # moved outwards by the margin; the keeper of frames fills a polygon with its edge
-    points = np.rint(np.stack([xs, ys])[:, farthest] + MARGIN * directions).astype(int)
-    limits = np.array(piece.shape[::-1])[:, None] - 1
-    corners = dict.fromkeys(map(tuple, points.clip(0, limits).T.tolist()))
-    return tuple(value for corner in corners for value in corner)
+    return np.stack([xs, ys])[:, (np.stack([xs, ys], 1) @ _DIRECTIONS).argmax(0)]
+
+
+def _polygon_area(corners: Points) -> float:
+    """Of the pixels in the polygon, those on its edge included (Pick's rule, to half of the edge)."""
+    (x, y), (next_x, next_y) = corners, np.roll(corners, -1, axis=1)
+    edge = np.maximum(np.abs(next_x - x), np.abs(next_y - y)).sum()
+    return float(abs((x * next_y - next_x * y).sum()) / 2 + edge / 2 + 1)
+
+
+def _pushed_out(corners: Points, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """x0, y0, x1, y1, ... without repetitions, MARGIN farther out but within the picture."""
+    limits = np.array(shape[::-1])[:, None] - 1
+    points = np.rint(corners + MARGIN * _DIRECTIONS).astype(int).clip(0, limits)
+    return tuple(value for corner in dict.fromkeys(map(tuple, points.T.tolist())) for value in corner)
 
 
 def _eroded(piece: Mask) -> Mask:
