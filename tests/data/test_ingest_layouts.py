@@ -11,8 +11,12 @@ from pathlib import Path
 import layouts
 import pyarrow.parquet as pq
 import pytest
+from dicom_files import cine, echo_screen
 
+from discovr_ray.data import storage
+from discovr_ray.data.adapters import list_source
 from discovr_ray.data.adapters.listing import AdapterOptions
+from discovr_ray.data.formats.policy import ID_KEY
 from discovr_ray.data.manifest import read_manifest
 from discovr_ray.data.traces import read_traces
 from discovr_ray.errors import ManifestError
@@ -76,6 +80,34 @@ def test_no_patient_in_two_splits(source: Path, tmp_path: Path) -> None:
     rows = read_manifest(ingest([str(source)], str(tmp_path / "out"), SplitRule("hash"), options).manifest_uri)
     splits = {(row["patient_id"], row["split"]) for row in rows.to_pylist()}
     assert len(splits) == len({patient for patient, _ in splits}) == 3
+
+
+@pytest.mark.s3
+def test_dicom_of_a_public_set_keeps_its_names(
+    tmp_path: Path, s3_server: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(ID_KEY, raising=False)  # names of public sets need no key
+    layouts.rvenet(tmp_path / "set")
+    for number, name in enumerate(("1_10_1", "1_10_2", "2_7_1")):
+        content = cine(echo_screen(12).frames, SOPInstanceUID=f"1.2.{number}", PatientID="ANONYMOUS", FrameTime=20)
+        (tmp_path / "set" / f"{name}.dcm").write_bytes(content)
+    for path in (tmp_path / "set").iterdir():
+        storage.put_file(str(path), f"s3://bucket/rvenet/{path.name}")
+    summary = ingest(["s3://bucket/rvenet"], str(tmp_path / "out"))
+    rows = read_manifest(summary.manifest_uri).to_pylist()
+    assert [(row["clip_id"], row["patient_id"], row["split"], row["view"]) for row in rows] == [
+        ("1_10_1", "1_10", "TRAIN", "A4C"),
+        ("1_10_2", "1_10", "TRAIN", "A4C"),
+        ("2_7_1", "2_7", "VAL", "A4C"),
+    ]
+    assert [json.loads(row["labels"])["rvef"] for row in rows] == [58.5, 58.5, 51.25]
+    assert rows[0]["fps"] == 50
+    assert "codebook.csv: RVEF = '?' is no number" in summary.reasons
+    layouts.mimic(tmp_path / "mimic")
+    for path in (tmp_path / "mimic").rglob("*.*"):
+        storage.put_file(str(path), f"s3://bucket/mimic/{path.relative_to(tmp_path / 'mimic')}")
+    listing = list_source("s3://bucket/mimic", AdapterOptions(measurements=("lvef",)))
+    assert [json.loads(row.labels).get("lvef") for row in listing.rows] == [55, 55, None]
 
 
 def test_the_job_on_a_table_of_ones_own(source: Path, tmp_path: Path) -> None:
