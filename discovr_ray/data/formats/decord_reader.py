@@ -135,6 +135,8 @@ def _check_packets(data: bytes) -> None:
     try:
         with av.open(io.BytesIO(data), "r") as file:
             stream = file.streams.video[0]
+            if not hasattr(stream, "height"):  # PyAV's way to say it
+                raise ClipError("the video is in a codec that FFmpeg does not know")
             if max(stream.height, stream.width) > MAX_SIDE:
                 raise ClipError(f"{stream.height} x {stream.width} pixels; at most {MAX_SIDE} a side are believed")
             if stream.frames > MAX_ANNOUNCED:
