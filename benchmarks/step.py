@@ -58,6 +58,9 @@ def measure(precision: str, arguments: argparse.Namespace) -> dict[str, float]:
     import torch
     from one_step import DeepSpeedStep, OneStep, paper_config, random_batch
 
+    from discovr_ray.train.allocator import keep_freed_memory
+
+    keep_freed_memory()  # as workers on CPUs do; the yardstick gains by it too
     torch.set_num_threads(arguments.threads)
     config = paper_config(precision, NUM_CLIPS, arguments.zero_stage or 0)
     make = OneStep if arguments.zero_stage is None else DeepSpeedStep

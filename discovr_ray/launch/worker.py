@@ -28,6 +28,7 @@ from discovr_ray.model.discovr import Student, Teacher
 from discovr_ray.model.weights import export_encoder
 from discovr_ray.report.samples import write_samples
 from discovr_ray.train import checkpoint
+from discovr_ray.train.allocator import keep_freed_memory
 from discovr_ray.train.engine import Engine
 from discovr_ray.train.loop import train
 from discovr_ray.train.quarantine import Quarantine
@@ -212,6 +213,8 @@ def _device(config: Config) -> torch.device:
 def _set_up_process(config: Config) -> None:
     show_progress()
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train sets INFO and would tell of every report twice
+    if not config.run.use_gpu:
+        keep_freed_memory()
     threads = config.run.threads_per_worker
     if not threads:
         threads = max(1, int(torch.get_num_threads() if config.run.use_gpu else config.run.cpus_per_worker))
