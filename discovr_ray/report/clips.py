@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import colorsys
 import io
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from discovr_ray.report.run_files import Samples
+if TYPE_CHECKING:  # it brings torch, which a page does not need
+    from discovr_ray.report.run_files import Samples
 
 Pixels = npt.NDArray[np.uint8]
 

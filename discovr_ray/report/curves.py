@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from discovr_ray.report.run_files import RunFiles
+if TYPE_CHECKING:  # it brings torch, which a page does not need
+    from discovr_ray.report.run_files import RunFiles
 
 Figure = dict[str, Any]
 COLOURS = ("#1f5fa8", "#c8501e", "#2f8a4c", "#7a4fa3", "#5b6673")

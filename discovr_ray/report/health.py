@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from discovr_ray.report.run_files import RunFiles
+if TYPE_CHECKING:  # it brings torch, which a page does not need
+    from discovr_ray.report.run_files import RunFiles
 
 Level = Literal["good", "watch", "bad"]
 EARLY_SHARE = 0.2  # of the run; until then features have had no time to spread

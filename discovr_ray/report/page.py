@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from html import escape
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from plotly.offline import get_plotlyjs
 
 from discovr_ray.report import curves, tables
 from discovr_ray.report.clips import HEAT, ClipPicture, colour_of
 from discovr_ray.report.health import Finding, findings, last
-from discovr_ray.report.run_files import RunFiles
+
+if TYPE_CHECKING:  # it brings torch, which a page does not need
+    from discovr_ray.report.run_files import RunFiles
 
 MAX_SWATCHES = 8
 MARKS = {"good": "good", "watch": "watch", "bad": "bad sign"}

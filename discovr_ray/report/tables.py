@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from discovr_ray.config import Config
-from discovr_ray.report.run_files import RunFiles
+
+if TYPE_CHECKING:  # it brings torch, which a page does not need
+    from discovr_ray.report.run_files import RunFiles
 
 MAX_QUARANTINE_ROWS = 200
 
