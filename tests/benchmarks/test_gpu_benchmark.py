@@ -61,16 +61,49 @@ def test_parity_fails_when_the_device_computes_something_else(
     computed = gpu._everything
 
     def wrong_on_the_second_call(step: object, num_clips: int) -> object:
-        inputs, outputs, losses, gradients, weights = computed(step, num_clips)
-        gradients[3] = gradients[3] * 1.01 if calls else gradients[3]
+        seen = computed(step, num_clips)
+        seen.gradients[3] = seen.gradients[3] * 1.01 if calls else seen.gradients[3]
         calls.append(1)
-        return inputs, outputs, losses, gradients, weights
+        return seen
 
     calls: list[int] = []
     monkeypatch.setattr(gpu, "_everything", wrong_on_the_second_call)
     report = gpu.parity(torch.device("cpu"))
     assert not report["ok"]
     assert report["gradients_difference"] == pytest.approx(0.01, rel=0.01)
+
+
+@pytest.mark.parametrize(("method", "moved"), [("optimise", "student"), ("update_teacher", "teacher")])
+def test_parity_fails_when_a_part_of_the_step_is_left_out(
+    in_benchmarks: None, monkeypatch: pytest.MonkeyPatch, method: str, moved: str
+) -> None:
+    import gpu
+
+    class Lazy(gpu.OneStep):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)
+            if made:  # the device's side
+                setattr(self, method, lambda *ignored: None)
+            made.append(self)
+
+    made: list[object] = []
+    monkeypatch.setattr(gpu, "OneStep", Lazy)
+    report = gpu.parity(torch.device("cpu"))
+    assert not report["ok"]
+    assert report[f"{moved}_moves_difference"] == pytest.approx(1.0)
+
+
+def test_another_order_of_additions_is_no_disagreement(in_benchmarks: None) -> None:
+    """Attention as plain products in place of the fused kernel, as on another device."""
+    from gpu import MOVES_TOLERANCE, _everything, _relative_distance
+    from one_step import OneStep, tiny_config
+
+    config, cpu = tiny_config("fp32", 2), torch.device("cpu")
+    fused = _everything(OneStep(config, cpu), 2)
+    with sdpa_kernel(SDPBackend.MATH):
+        plain = _everything(OneStep(config, cpu), 2)
+    distances = {name: _relative_distance(move, plain.moves[name]) for name, move in fused.moves.items()}
+    assert 0 < max(distances.values()) < MOVES_TOLERANCE / 2, distances
 
 
 def test_operations_are_those_that_torch_counts(in_benchmarks: None) -> None:
