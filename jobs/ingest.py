@@ -91,8 +91,15 @@ def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
         type=_pairs,
         default=own.columns,
         metavar="FIELD=COLUMN,...",
-        help="for tables: which columns are uri, clip_id, patient_id, split, view and labels.NAME "
+        help="for tables: which columns are uri, clip_id, patient_id, split, view, fps and labels.NAME "
         "(default: those of the same names; uri must be there)",
+    )
+    parser.add_argument(
+        "--fps",
+        type=_rate,
+        default=own.fps,
+        metavar="N",
+        help="frames per second of files that do not say it, where the data set does not either (most NIfTI files)",
     )
     parser.add_argument(
         "--folds",
@@ -147,6 +154,13 @@ def show(summary: IngestSummary, rule: SplitRule) -> None:
     print(f"rejected  {sum(summary.reasons.values())}  {summary.rejected_uri}")
     for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1])[:10]:
         print(f"  {count:6d}  {reason}")
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 10_000:
+        raise argparse.ArgumentTypeError(f"{text}: must be a positive number of frames per second")
+    return value
 
 
 def _fractions(text: str) -> tuple[float, float, float]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 
 from discovr_ray.data import storage
+from discovr_ray.data.adapters.camus import Camus
+from discovr_ray.data.adapters.cardiacnet import CardiacNet
 from discovr_ray.data.adapters.echonet_dynamic import EchoNetDynamic
 from discovr_ray.data.adapters.echonet_lvh import EchoNetLVH
 from discovr_ray.data.adapters.echonet_pediatric import EchoNetPediatric
@@ -25,6 +27,8 @@ ADAPTERS: tuple[Adapter, ...] = (
     EchoNetLVH(),
     RVENet(),
     MimicIvEcho(),
+    Camus(),
+    CardiacNet(),
     OwnTable(),
     FOLDER,
 )
@@ -58,4 +62,5 @@ def list_source(source: str, options: AdapterOptions | None = None) -> Listing:
     chosen = find_adapter(source, options.adapter)
     logger.info("adapter %s for %s", chosen.name, source)
     listing = chosen.list_clips(source, options)
-    return listing._replace(notes=(f"{source}: adapter {chosen.name}", *listing.notes))
+    rows = [row if row.fps else row._replace(fps=options.fps) for row in listing.rows]
+    return listing._replace(rows=rows, notes=(f"{source}: adapter {chosen.name}", *listing.notes))

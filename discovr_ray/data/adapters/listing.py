@@ -62,6 +62,7 @@ class AdapterOptions:
     patient_pattern: str = ""  # folder: a regular expression whose first group, found in the path, is the patient
     without_suffix: bool = False  # folder: files without a suffix are taken, too (DICOM archives)
     columns: Mapping[str, str] = field(default_factory=dict)  # table: field of the manifest -> column of the table
+    fps: float = 0.0  # all: frames per second, where neither file nor data set says it; 0: such files are rejected
     folds: Folds = (range(7), range(7, 8), range(8, 10))  # whole numbers that stand for TRAIN, VAL and TEST
     measurements: tuple[str, ...] = ()  # MIMIC-IV-Echo: structured measurements that become labels
     views: tuple[str, ...] = ()  # all: only clips of these views; (): all clips

@@ -16,6 +16,7 @@ from discovr_ray.data.adapters.table_file import (
     Label,
     Line,
     as_json,
+    cell_number,
     cell_value,
     check_columns,
     match,
@@ -27,7 +28,7 @@ from discovr_ray.data.adapters.table_file import (
 from discovr_ray.data.formats.policy import ID_KEY
 from discovr_ray.errors import ManifestError
 
-FIELDS = ("uri", "clip_id", "patient_id", "split", "view")
+FIELDS = ("uri", "clip_id", "patient_id", "split", "view", "fps")
 LABEL = "labels."  # in front of a label's name
 
 
@@ -70,6 +71,7 @@ def _row(place: str, uri: str, cells: Mapping[str, str], options: AdapterOptions
         options.split_of(cells.get("split", "")),
         cells.get("view", ""),
         as_json(labels),
+        fps=cell_number(cells, "fps") or 0.0,
         named=bool(cells.get("clip_id") or cells.get("patient_id")),
     )
 
