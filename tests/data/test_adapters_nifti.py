@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from barcode import barcode_frames, read_barcodes
+from barcode import read_barcodes
 from nifti_files import nifti, zipped
+from nifti_layouts import NUM_FRAMES, mask, write_camus, write_cardiacnet, write_info, write_lists
 
 from discovr_ray.data.adapters import find_adapter, list_source
 from discovr_ray.data.adapters.listing import AdapterOptions, Listing
@@ -17,47 +18,10 @@ from discovr_ray.data.formats.nifti import read_mask
 from discovr_ray.errors import ClipError, ManifestError, StorageError
 from discovr_ray.launch.inspection import inspect_file
 
-NUM_FRAMES = 12
-INFO = {"ED": 1, "ES": NUM_FRAMES, "NbFrame": NUM_FRAMES, "Sex": "F", "Age": 56, "ImageQuality": "Good", "EF": 51.5}
-FRAMES = barcode_frames(NUM_FRAMES)
-
-
-def mask(row: int) -> np.ndarray:
-    """A ventricle of 10 x 8 pixels from `row` on, muscle to its right, atrium below."""
-    values = np.zeros(FRAMES.shape[1:], np.uint8)
-    values[row : row + 10, 20:28], values[row : row + 10, 28:30], values[row + 10 : row + 14, 20:28] = 1, 2, 3
-    return values
-
-
-def write_info(root: Path, patient: str, view: str, **changes: object) -> None:
-    lines = {**INFO, "FrameRate": 49.5, **changes}
-    text = "".join(f"{key}: {value}\n" for key, value in lines.items() if value is not None)
-    (root / "database_nifti" / patient / f"Info_{view}.cfg").write_text(text)
-
-
-def write_patient(root: Path, patient: str) -> None:
-    folder = root / "database_nifti" / patient
-    folder.mkdir(parents=True)
-    for view in ("2CH", "4CH"):
-        write_info(root, patient, view)
-        pictures = {"half_sequence": FRAMES, "ED": FRAMES[0], "ES": FRAMES[-1], "ED_gt": mask(30), "ES_gt": mask(35)}
-        pictures["half_sequence_gt"] = np.stack([mask(30)] * NUM_FRAMES)
-        for name, picture in pictures.items():
-            (folder / f"{patient}_{view}_{name}.nii.gz").write_bytes(zipped(nifti(picture)))
-
-
-def write_lists(root: Path, **patients: str) -> None:
-    (root / "database_split").mkdir(exist_ok=True)
-    for subgroup, names in patients.items():
-        (root / "database_split" / f"subgroup_{subgroup}.txt").write_text("\n".join(names.split()) + "\n")
-
 
 @pytest.fixture
 def camus(tmp_path: Path) -> Path:
-    for number in (1, 2, 3):
-        write_patient(tmp_path, f"patient000{number}")
-    write_lists(tmp_path, training="patient0001", validation="patient0002", testing="patient0003")
-    return tmp_path
+    return write_camus(tmp_path)
 
 
 def reasons(listing: Listing) -> dict[str, str]:
@@ -77,7 +41,7 @@ def test_camus(camus: Path) -> None:
     assert second.uri == f"{camus}/database_nifti/patient0001/patient0001_4CH_half_sequence.nii.gz"
     assert json.loads(second.labels) == {
         "ef": 51.5,
-        "age": 56,
+        "age_years": 56,
         "sex": "F",
         "image_quality": "Good",
         "ed_frame": 0,
@@ -124,7 +88,7 @@ def test_what_an_info_file_may_lack(camus: Path) -> None:
     listing = list_source(str(camus))
     rows = {row.clip_id: row for row in listing.rows}
     bare = rows["patient0001_2CH"]
-    assert set(json.loads(bare.labels)) == {"age", "image_quality", "es_frame"}
+    assert set(json.loads(bare.labels)) == {"age_years", "image_quality", "es_frame"}
     assert bare.fps == rows["patient0003_2CH"].fps == 0
     assert inspect_file(bare.uri, bare.fps).reason.startswith("neither the file nor its data set says")
     assert {trace.frame for trace in listing.traces if trace.clip_id == bare.clip_id} == {11}
@@ -178,12 +142,7 @@ def test_files_that_are_missing_or_too_many(camus: Path) -> None:
 
 @pytest.fixture
 def cardiacnet(tmp_path: Path) -> Path:
-    for path in ("CardiacNet-PAH/PAH", "CardiacNet-PAH/Non-PAH", "CardiacNet-ASD/ASD", "CardiacNet-ASD/Non-ASD"):
-        (tmp_path / path).mkdir(parents=True)
-        for number in ("001", "002"):
-            (tmp_path / path / f"{number}_image.nii.gz").write_bytes(zipped(nifti(FRAMES)))
-            (tmp_path / path / f"{number}_label.nii.gz").write_bytes(zipped(nifti(np.stack([mask(30)] * NUM_FRAMES))))
-    return tmp_path
+    return write_cardiacnet(tmp_path)
 
 
 def test_cardiacnet(cardiacnet: Path) -> None:
@@ -222,3 +181,16 @@ def test_strange_files_in_cardiacnet(cardiacnet: Path) -> None:
         "002_image": "another file has the same name",
         "003_image": "no name of a file of CardiacNet",
     }
+
+
+def test_frame_rates_in_a_table_of_ones_own(cardiacnet: Path) -> None:
+    paths = [f"CardiacNet-PAH/PAH/{number}_image.nii.gz" for number in ("001", "002")]
+    table = cardiacnet / "clips.csv"
+    table.write_text(f"uri,rate\n{paths[0]},41.5\n{paths[1]},\n")
+    options = AdapterOptions(columns={"fps": "rate"}, fps=30)
+    assert [row.fps for row in list_source(str(table), options).rows] == [41.5, 30]
+    table.write_text(f"uri,rate\n{paths[0]},fast\n{paths[1]},-5\n")
+    listing = list_source(str(table), options)
+    assert [item.reason for item in listing.rejected] == ["clips.csv: fps = 'fast' is no number"]
+    (row,) = listing.rows
+    assert inspect_file(row.uri, row.fps).reason == "frame rate -5.0: must be a positive number"

@@ -24,7 +24,7 @@ from discovr_ray.errors import ManifestError, StorageError
 VIEWS = {"2CH": "A2C", "4CH": "A4C"}
 SUBGROUPS = ("training", "validation", "testing")
 MASK_VALUES = {"lv": 1, "myocardium": 2, "la": 3}  # structure -> its value
-MEASURED = {"EF": "ef", "Age": "age"}  # key -> label: percent, years
+MEASURED = {"EF": "ef", "Age": "age_years"}  # key -> label; EF in percent
 WORDS = {"Sex": "sex", "ImageQuality": "image_quality"}
 PHASES = {"ED": "ed_frame", "ES": "es_frame"}
 READERS = 16  # small files that are read at once
