@@ -22,9 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also runs whe
 from discovr_ray.data.adapters import ADAPTERS
 from discovr_ray.data.adapters.listing import AdapterOptions
 from discovr_ray.data.formats.policy import IngestPolicy, key_of_environment
+from discovr_ray.data.shards import ShardSettings
 from discovr_ray.errors import ConfigError, DiscovrError, StorageError
 from discovr_ray.launch.ingest import IngestSummary, ingest
 from discovr_ray.launch.splits import SplitRule
+
+CONVERT_OPTIONS = [item.name for item in fields(ShardSettings)]
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -60,7 +63,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="DICOM clips with text in the picture (docs/dicom.md): mask (default): black outside of the sector, no "
         "clip without one; drop: also none that says it has text; keep: masked where a sector is found",
     )
-    return parser.parse_args(arguments)
+    _add_convert_options(parser)
+    found = parser.parse_args(arguments)
+    if not found.convert and any(getattr(found, name) is not None for name in CONVERT_OPTIONS):
+        parser.error("options of the conversion need --convert")
+    return found
 
 
 def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +129,30 @@ def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_convert_options(parser: argparse.ArgumentParser) -> None:
+    """--convert, and one for each field of ShardSettings."""
+    own = ShardSettings()
+    group = parser.add_argument_group("conversion, for sources that are slow to decode or scattered (docs/data.md)")
+    group.add_argument(
+        "--convert",
+        action="store_true",
+        help="write the clips into shards below DIR; the same command again continues what was interrupted",
+    )
+    group.add_argument("--convert-size", dest="size", type=int, metavar="PIXELS", help=f"a side (default {own.size})")
+    group.add_argument(
+        "--convert-codec", dest="codec", choices=("jpeg", "lossless"), help=f"of the grey frames (default {own.codec})"
+    )
+    group.add_argument(
+        "--convert-quality", dest="quality", type=int, metavar="1-100", help=f"of JPEG (default {own.quality})"
+    )
+    group.add_argument(
+        "--shard-mb",
+        type=int,
+        metavar="MB",
+        help=f"about what a shard holds, and what one CPU does at a time (default {own.shard_mb})",
+    )
+
+
 def main() -> int:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
@@ -131,7 +162,7 @@ def main() -> int:
         options = AdapterOptions(
             **{item.name: getattr(arguments, item.name) for item in fields(AdapterOptions) if item.name != "id_key"}
         )
-        summary = ingest(arguments.sources, arguments.output, rule, options, policy)
+        summary = ingest(arguments.sources, arguments.output, rule, options, policy, shard_settings(arguments))
     except (StorageError, ConfigError) as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
@@ -140,6 +171,12 @@ def main() -> int:
         return 1
     show(summary, rule)
     return 0
+
+
+def shard_settings(arguments: argparse.Namespace) -> ShardSettings | None:
+    """None: no conversion."""
+    given = {name: value for name in CONVERT_OPTIONS if (value := getattr(arguments, name)) is not None}
+    return ShardSettings(**given) if arguments.convert else None
 
 
 def show(summary: IngestSummary, rule: SplitRule) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -156,10 +156,12 @@ def read_shard(name: str, folder: str) -> pa.Table:
 
 
 def finished_shards(folder: str) -> set[str]:
-    """Names of the shards in `folder` that are complete."""
+    """Names of the shards in `folder` of which both files are there."""
     if not storage.exists(folder):
         return set()
-    return {path.rpartition("/")[2].removesuffix(".parquet") for path in storage.list_files(folder, (".parquet",))}
+    files = {path.rpartition("/")[2] for path in storage.list_files(folder, (".parquet", ".clips"))}
+    names = {name.removesuffix(".parquet") for name in files if name.endswith(".parquet")}
+    return {name for name in names if f"{name}.clips" in files}
 
 
 def manifest_rows(shard: Shard, facts: pa.Table, folder: str, settings: ShardSettings) -> list[dict[str, Any]]:
@@ -169,10 +171,31 @@ def manifest_rows(shard: Shard, facts: pa.Table, folder: str, settings: ShardSet
     for row, found in zip(shard.clips.to_pylist(), facts.to_pylist(), strict=True):
         if found.pop("reason"):
             continue
-        x0, y0, x1, y1 = row["region"] or (0, 0, row["width"], row["height"])
-        pixel_cm = row["cm_per_pixel"] and row["cm_per_pixel"] * min(x1 - x0, y1 - y0) / settings.size
+        pixel_cm = row["cm_per_pixel"] and row["cm_per_pixel"] * placement(row, settings).scale
         rows.append(row | found | {"uri": uri, "region": None, "sector": None, "cm_per_pixel": pixel_cm})
     return rows
+
+
+class Placement(NamedTuple):
+    """Where a clip's square lies in its source: output pixel i covers source pixels left + i * scale onwards."""
+
+    left: float
+    top: float
+    scale: float  # source pixels of one output pixel
+
+    def x(self, source: Sequence[float]) -> list[float]:
+        """Where points of the source come to lie; pixel centres are whole numbers on both sides."""
+        return [(value + 0.5 - self.left) / self.scale - 0.5 for value in source]
+
+    def y(self, source: Sequence[float]) -> list[float]:
+        return [(value + 0.5 - self.top) / self.scale - 0.5 for value in source]
+
+
+def placement(row: Mapping[str, Any], settings: ShardSettings) -> Placement:
+    """Of a manifest row that points to its source: what keep_echo and resize_frames do to it."""
+    x0, y0, x1, y1 = row["region"] or (0, 0, row["width"], row["height"])
+    side = min(x1 - x0, y1 - y0)
+    return Placement(x0 + (x1 - x0 - side) / 2, y0 + (y1 - y0 - side) / 2, side / settings.size)
 
 
 def encode_frame(frame: Frames, settings: ShardSettings) -> bytes:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 from ray.exceptions import RayError
 
 from discovr_ray.data import storage, watchdog
-from discovr_ray.data.adapters.listing import Rejected
+from discovr_ray.data.adapters.listing import Rejected, Trace
 from discovr_ray.data.manifest import SCHEMA, with_absolute_uris
 from discovr_ray.data.shards import (
     Attempt,
@@ -19,6 +20,7 @@ from discovr_ray.data.shards import (
     ShardSettings,
     finished_shards,
     manifest_rows,
+    placement,
     plan_shards,
     read_shard,
     try_clip,
@@ -32,15 +34,24 @@ from discovr_ray.launch.progress import Progress
 logger = logging.getLogger(__name__)
 
 FOLDER = "shards"  # below the manifest's
+TryClip = Callable[[Mapping[str, Any], ShardSettings], Attempt]  # as try_clip
 READ_THREADS = 16  # tables of finished shards read at once
 
 
 class Converted(NamedTuple):
-    clips: pa.Table  # manifest rows that point into the shards
+    clips: pa.Table  # manifest rows that point into the shards, relative to the output
     rejected: list[Rejected]  # the files of the clips that failed
+    traces: list[Trace]  # of the clips that did not, in pixels of the shards
 
 
-def convert(clips: pa.Table, output: str, settings: ShardSettings) -> Converted:
+def convert(
+    clips: pa.Table,
+    output: str,
+    settings: ShardSettings,
+    traces: Sequence[Trace] = (),
+    notes: list[str] | None = None,
+    attempt: TryClip = try_clip,
+) -> Converted:
     """Write the clips into shards below `output`. A shard that is there already is left as it is.
 
     Needs an initialised Ray. A process that dies takes its shard along. The shard is then written by a process that
@@ -48,6 +59,8 @@ def convert(clips: pa.Table, output: str, settings: ShardSettings) -> Converted:
 
     Args:
         clips: manifest rows; relative uris are relative to `output`.
+        traces: of the clips, in pixels of their sources. Those that are mask files are left out, with a note.
+        notes: takes one line for each rule that was applied.
     Errors:
         StreamError: storage that did not answer, or a shard that could not be written. What is done stays done.
     """
@@ -62,17 +75,24 @@ def convert(clips: pa.Table, output: str, settings: ShardSettings) -> Converted:
     progress = Progress("converted %d of %d clips", sum(shard.clips.num_rows for shard in missing.values()))
     done = 0
     for apart in (False, True):
-        for name in _one_pass(list(missing.values()), folder, settings, apart):
+        for name in _one_pass(list(missing.values()), folder, settings, attempt, apart):
             done += missing.pop(name).clips.num_rows
             progress.show(done)
     progress.show(done, last=True)
-    return _collect(shards, folder, settings)
+    rows, rejected = _collect(shards, folder, settings)
+    notes = [] if notes is None else notes
+    notes.append(f"clips converted to {settings.codec}, {settings.size} pixels a side, in {folder}")
+    moved = _moved(traces, {row["clip_id"] for row in rows}, shards, settings, notes)
+    return Converted(pa.Table.from_pylist(rows, SCHEMA), rejected, moved)
 
 
-def _one_pass(shards: Sequence[Shard], folder: str, settings: ShardSettings, apart: bool) -> Iterator[str]:
+def _one_pass(
+    shards: Sequence[Shard], folder: str, settings: ShardSettings, attempt: TryClip, apart: bool
+) -> Iterator[str]:
     """Names of the shards that were written; `apart`: each clip in a process of its own, and no shard may be lost."""
     blocks = [shard.clips.append_column("shard", pa.array([shard.name] * shard.clips.num_rows)) for shard in shards]
-    arguments = [folder, settings, storage.access(), watchdog.base_limit_s(), apart]
+    attempt = partial(_try_apart, attempt) if apart else attempt
+    arguments = [folder, settings, attempt, storage.access(), watchdog.base_limit_s()]
     try:
         for block in map_blocks(_write_block, blocks, arguments, int(apart), max_lost_blocks=0 if apart else -1):
             (answer,) = block.to_pylist()
@@ -84,31 +104,52 @@ def _one_pass(shards: Sequence[Shard], folder: str, settings: ShardSettings, apa
 
 
 def _write_block(
-    block: pa.Table, folder: str, settings: ShardSettings, access: storage.Access, limit_s: float, apart: bool
+    block: pa.Table, folder: str, settings: ShardSettings, attempt: TryClip, access: storage.Access, limit_s: float
 ) -> pa.Table:
     storage.adopt(access)
     watchdog.adopt(limit_s)
     shard = Shard(block["shard"][0].as_py(), block.drop_columns("shard"))
     failure = ""
     try:
-        write_shard(shard, folder, settings, _try_apart if apart else try_clip)
+        write_shard(shard, folder, settings, attempt)
     except StorageError as error:
         failure = str(error)
     return pa.table({"shard": [shard.name], "failure": [failure]})
 
 
-def _try_apart(row: Mapping[str, Any], settings: ShardSettings) -> Attempt:
-    outcome = call_apart(try_clip, row, settings)
+def _try_apart(attempt: TryClip, row: Mapping[str, Any], settings: ShardSettings) -> Attempt:
+    outcome = call_apart(attempt, row, settings)
     return Attempt(reason=outcome.death) if outcome.death else outcome.value
 
 
-def _collect(shards: Sequence[Shard], folder: str, settings: ShardSettings) -> Converted:
+def _collect(
+    shards: Sequence[Shard], folder: str, settings: ShardSettings
+) -> tuple[list[dict[str, Any]], list[Rejected]]:
     with ThreadPoolExecutor(READ_THREADS) as pool:
         facts = list(pool.map(lambda shard: read_shard(shard.name, folder), shards))
     rows: list[dict[str, Any]] = []
     rejected: list[Rejected] = []
     for shard, found in zip(shards, facts, strict=True):
-        rows += manifest_rows(shard, found, folder, settings)
+        rows += manifest_rows(shard, found, FOLDER, settings)  # relative: the output can be moved
         reasons = zip(shard.clips["uri"].to_pylist(), found["reason"].to_pylist(), strict=True)
         rejected += [Rejected(uri, reason) for uri, reason in reasons if reason]
-    return Converted(pa.Table.from_pylist(rows, SCHEMA), rejected)
+    return rows, rejected
+
+
+def _moved(
+    traces: Sequence[Trace], kept: set[str], shards: Sequence[Shard], settings: ShardSettings, notes: list[str]
+) -> list[Trace]:
+    traced = {trace.clip_id for trace in traces if trace.clip_id in kept}
+    places = {
+        row["clip_id"]: placement(row, settings)
+        for shard in shards
+        for row in shard.clips.select(["clip_id", "region", "width", "height"]).to_pylist()
+        if row["clip_id"] in traced
+    }
+    if masks := sum(bool(trace.mask_uri) for trace in traces if trace.clip_id in kept):
+        notes.append(f"traces left out, mask files that do not fit converted frames: {masks}")
+    return [
+        trace._replace(x=places[trace.clip_id].x(trace.x), y=places[trace.clip_id].y(trace.y))
+        for trace in traces
+        if trace.clip_id in places and not trace.mask_uri
+    ]

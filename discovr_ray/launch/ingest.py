@@ -18,8 +18,10 @@ from discovr_ray.data.adapters import list_source
 from discovr_ray.data.adapters.listing import AdapterOptions, Listing, Rejected, Row, Trace
 from discovr_ray.data.formats.policy import DICOM_SUFFIXES, NO_KEY, IngestPolicy, key_of_environment
 from discovr_ray.data.manifest import SCHEMA, write_manifest
+from discovr_ray.data.shards import ShardSettings
 from discovr_ray.data.traces import write_traces
 from discovr_ray.errors import ConfigError, ManifestError
+from discovr_ray.launch.convert import convert
 from discovr_ray.launch.inspection import inspect_file, inspect_files
 from discovr_ray.launch.ray_session import ray_session
 from discovr_ray.launch.rows import Looked, class_notes, merged, with_unique_ids, worth_a_look
@@ -45,9 +47,12 @@ def ingest(
     split_rule: SplitRule | None = None,
     options: AdapterOptions | None = None,
     policy: IngestPolicy | None = None,
+    shards: ShardSettings | None = None,
 ) -> IngestSummary:
     """Build a manifest of everything in `sources` in the folder `output`.
 
+    Args:
+        shards: convert the clips, and let the manifest point into shards below `output`.
     Errors:
         StorageError: a source holds nothing, or a place cannot be read or written.
         ConfigError: DICOM files without a key for their ids.
@@ -64,19 +69,27 @@ def ingest(
     rows, refused = worth_a_look(listings, options, split_rule)
     rejected = [item for listing in listings for item in listing.rejected] + refused
     _write_rejected(rejected, rejected_uri)  # early, so that a place without write permission costs no hours
-    looked, refused = _usable(_look(rows, options, policy))
+    looked, refused = _usable(_look(rows, options, policy, every_frame=shards is None))
     _write_rejected(rejected := rejected + refused, rejected_uri)
+    looked = _with_splits(looked, split_rule)
+    notes = [note for listing in listings for note in listing.notes] + class_notes(looked, options.thresholds)
+    clips = _table(looked, output)
+    traces = _traces(listings, looked, notes)
+    if shards is not None and looked:
+        with ray_session():
+            clips, refused, traces = convert(clips, output, shards, traces, notes)
+        _write_rejected(rejected := rejected + refused, rejected_uri)
     reasons = Counter(item.reason for item in rejected)
-    if not looked:
+    if not clips.num_rows:
         raise ManifestError(
             f"none of {len(rejected)} files is usable; reasons in {rejected_uri}, such as: {next(iter(reasons), '-')}"
         )
-    looked = _with_splits(looked, split_rule)
-    notes = [note for listing in listings for note in listing.notes] + class_notes(looked, options.thresholds)
-    traces = _write_traces(listings, looked, storage.join(output, "traces.parquet"), notes)
-    write_manifest(_table(looked, output), manifest_uri)
-    splits = dict(Counter(item.row.split for item in looked))
-    return IngestSummary(manifest_uri, rejected_uri, len(looked), splits, dict(reasons), notes, *traces)
+    traces_uri = _write_traces(traces, storage.join(output, "traces.parquet"))
+    write_manifest(clips, manifest_uri)
+    splits = dict(Counter(clips["split"].to_pylist()))
+    return IngestSummary(
+        manifest_uri, rejected_uri, clips.num_rows, splits, dict(reasons), notes, traces_uri, len(traces)
+    )
 
 
 def check_pattern(pattern: str) -> None:
@@ -88,14 +101,14 @@ def check_pattern(pattern: str) -> None:
         raise ManifestError(f"patient pattern {pattern!r}: needs a group (...) around the patient's name")
 
 
-def _look(rows: Sequence[Row], options: AdapterOptions, policy: IngestPolicy) -> list[Looked]:
+def _look(rows: Sequence[Row], options: AdapterOptions, policy: IngestPolicy, every_frame: bool) -> list[Looked]:
     if not policy.id_key and any(_is_nameless_dicom(row) for row in rows):
         raise ConfigError([NO_KEY])
     if not rows:
         return []
     with ray_session():
         logger.info("looking at %d files", len(rows))
-        inspect = partial(inspect_file, policy=policy)
+        inspect = partial(inspect_file, policy=policy, every_frame=every_frame)
         answers = inspect_files([row.uri for row in rows], inspect, [row.fps for row in rows])
         return [merged(row, facts, options) for row, facts in zip(rows, answers, strict=True)]
 
@@ -116,8 +129,8 @@ def _with_splits(looked: Sequence[Looked], split_rule: SplitRule) -> list[Looked
     return [item._replace(row=item.row._replace(split=split)) for item, split in zip(looked, splits, strict=True)]
 
 
-def _write_traces(listings: Sequence[Listing], looked: Sequence[Looked], uri: str, notes: list[str]) -> tuple[str, int]:
-    """(uri, number) of the traces of accepted clips, under the clips' final ids; ("", 0) when there are none.
+def _traces(listings: Sequence[Listing], looked: Sequence[Looked], notes: list[str]) -> list[Trace]:
+    """The traces of accepted clips, under the clips' final ids.
 
     A trace of a frame that its video does not have is left out, with a note.
     """
@@ -136,11 +149,16 @@ def _write_traces(listings: Sequence[Listing], looked: Sequence[Looked], uri: st
     traces = [trace for trace, num_frames in found if trace.frame < num_frames]
     if len(traces) < len(found):
         notes.append(f"traces left out, of a frame that the video does not have: {len(found) - len(traces)}")
+    return traces
+
+
+def _write_traces(traces: Sequence[Trace], uri: str) -> str:
+    """The uri; "" when there are none."""
     if not traces:
         storage.remove_tree(uri)  # of an earlier run into the same folder
-        return "", 0
+        return ""
     write_traces(traces, uri)
-    return uri, len(traces)
+    return uri
 
 
 def _table(looked: Sequence[Looked], output: str) -> pa.Table:

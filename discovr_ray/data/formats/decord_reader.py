@@ -141,8 +141,11 @@ def _check_packets(data: bytes) -> None:
                 raise ClipError(f"{stream.height} x {stream.width} pixels; at most {MAX_SIDE} a side are believed")
             if stream.frames > MAX_ANNOUNCED:
                 raise ClipError(f"{stream.frames} frames announced; at most {MAX_ANNOUNCED} are believed")
+            packets = [packet.is_corrupt for packet in file.demux(stream) if packet.size]
+            if not packets:
+                raise ClipError("the video has no frame")
             # transport streams mark every gap in their counters, and their decoders say what is missing
-            if file.format.name != "mpegts" and any(packet.is_corrupt for packet in file.demux(stream)):
+            if any(packets) and file.format.name != "mpegts":
                 raise ClipError("damaged video: a frame is cut short")
     except (av.error.FFmpegError, ValueError) as error:
         raise ClipError(f"not a readable video: {_first_line(error)}") from error
