@@ -27,6 +27,7 @@ FREE_ON_RESUME = {
     "data.max_bad_fraction",
     "schedule.max_steps",
     "engine.micro_batch",
+    "engine.zero_stage",
     "engine.recompute_activations",
 }
 FREE_SECTIONS = {"checkpoint", "storage", "run"}  # all but run.seed
@@ -85,16 +86,14 @@ def check_resume(config: Config, clips: pa.Table) -> None:
 
     Errors:
         RunExistsError: the name is taken and `run.resume` is off.
-        ConfigError: the checkpoint was made with another model, data, schedule or number of workers.
+        ConfigError: the checkpoint was made with another model, data or schedule.
     """
     refuse_taken_name(config)
     newest = next(checkpoint.find_checkpoints(run_uri(config)), None)
     if newest is None:
         return
-    state, run = newest.state, config.run
+    state = newest.state
     problems = differences(state.config, config.to_dict())
-    if state.world_size != run.workers:
-        problems.append(f"run.workers = {run.workers}: the run to be continued has {state.world_size}; set it to that")
     if state.clips_sha256 != fingerprint(clips):
         problems.append(
             f"data.manifest = {config.data.manifest}: selects other clips ({clips.num_rows}) than the run was started "

@@ -2,8 +2,7 @@
 
     <run>/step_00000025/  files of all ranks ...  checkpoint.json
 
-Files are only handed out after their hashes were checked; DeepSpeed's own ones are pickles, which run code when they
-are opened. Nothing here knows what is inside them.
+Files are only handed out after their hashes were checked. Nothing here knows what is inside them.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from discovr_ray.data import storage
 from discovr_ray.errors import CheckpointError, StorageError
 from discovr_ray.train import ranks
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "checkpoint.json"
 _FOLDER = re.compile(r"step_(\d{8,})")
 

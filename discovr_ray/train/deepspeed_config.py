@@ -35,7 +35,6 @@ def deepspeed_config(config: Config, world_size: int) -> dict[str, Any]:
             "dtype": "bfloat16",
             "lower_precision_safe_modules": [],  # those would be gathered and reduced in bf16
         },
-        "checkpoint": {"tag_validation": "Ignore"},
     }
 
 

@@ -10,13 +10,13 @@ import argparse
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import nn
 
 from discovr_ray.config import Config
@@ -25,7 +25,8 @@ from discovr_ray.model.discovr import Student, StudentOutput, Teacher, TeacherOu
 from discovr_ray.train import ema, ranks
 from discovr_ray.train.checkpoint import LocalCheckpoint
 from discovr_ray.train.deepspeed_config import accumulation, deepspeed_config, parameter_groups, teacher_config
-from discovr_ray.train.shard_files import ShardFiles
+from discovr_ray.train.partition import local_weights
+from discovr_ray.train.shards import Shards, saved_buffers
 
 
 class Engine:
@@ -61,16 +62,14 @@ class Engine:
         self._engine = deepspeed.initialize(
             args=place, model=student, optimizer=optimiser, config=deepspeed_config(config, world_size)
         )[0]
-        self._files = ShardFiles()
-        self._engine.checkpoint_engine = self._files
-        self._engine._copy_recovery_script = lambda path: None  # writes programs beside our checkpoints
+        self._shards = Shards(student, teacher, self._engine.optimizer, self._stage, world_size)
         self._teacher_engine = None
         if self._stage == 3:
             self._teacher_engine = deepspeed.initialize(
                 args=place, model=teacher, config=teacher_config(config, world_size)
             )[0]
         ema.copy(self._local_pairs())
-        for buffer in _buffers(teacher).values():
+        for buffer in saved_buffers(teacher).values():
             dist.broadcast(buffer, 0)
 
     def forward_student(self, *inputs: torch.Tensor) -> StudentOutput:
@@ -115,8 +114,7 @@ class Engine:
 
     def update_teacher(self, momentum: float) -> None:
         """teacher <- momentum * teacher + (1 - momentum) * student; at stage 3 each rank updates its own shard."""
-        if self._teacher_engine is not None:  # parameters still gathered from the last forward would miss the update
-            self._teacher_engine.optimizer.partition_all_parameters()
+        self._release_teacher()
         ema.update(self._local_pairs(), momentum)
 
     def student_state(self) -> dict[str, torch.Tensor]:
@@ -128,76 +126,44 @@ class Engine:
         return self._whole_state(self.teacher)
 
     def save(self, directory: Path) -> None:
-        """Write this rank's files of a checkpoint; `directory` has the same last part on all ranks.
+        """Write this rank's files of a checkpoint, which any number of workers can load, at any ZeRO stage.
 
         Errors:
             CheckpointError: a file could not be written on some rank; raised on every rank.
         """
-        self._files.failure = None
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            self._files.failure = str(error)
-        self._agree_or_raise("write", directory)
-        # DeepSpeed writes to save_dir/tag; its tag is our folder
-        self._engine.save_checkpoint(str(directory.parent), tag=directory.name, save_latest=False)
-        if self._stage == 3 or ranks.rank() == 0:
-            self._files.attempt(lambda: save_file(self._own_teacher_tensors(), directory / self._teacher_file()))
-        self._agree_or_raise("write", directory)
+        self._all_or_raise("write", directory, lambda: self._shards.write(directory))
 
     def needs(self, name: str) -> bool:
         """Whether this rank loads the checkpoint file of this name."""
-        return name in self._own_files()
+        return self._shards.needs(name)
 
     def load(self, checkpoint: LocalCheckpoint) -> None:
-        """Take the state of a checkpoint whose files were verified; afterwards training goes on bit for bit.
+        """Take the state of a checkpoint whose files were verified. Every value is as it was saved.
+
+        With as many workers and the same ZeRO stage, training then goes on bit for bit.
 
         Errors:
-            CheckpointError: it was written with another number of workers, ZeRO stage or model.
+            CheckpointError: it is of another model, or a rank misses a file; raised on every rank.
         """
-        state, directory = checkpoint.state, checkpoint.directory
-        for what, then, now in (
-            ("run.workers", state.world_size, self._world_size),
-            ("engine.zero_stage", state.zero_stage, self._stage),
-        ):
-            if then != now:
-                raise CheckpointError(f"{directory}: written with {what} = {then}, but this run has {now}")
-        missing = [name for name in self._own_files() if not (directory / name).is_file()]
-        self._files.failure = f"no file {missing[0]}" if missing else None
-        self._agree_or_raise("load", directory)
-        self._files.attempt(lambda: self._load_files(directory))
-        self._agree_or_raise("load", directory)
+        steps: list[int] = []
+        self._release_teacher()
+        self._shards.student.release()
+        self._all_or_raise("load", checkpoint.directory, lambda: steps.append(self._shards.read(checkpoint)))
+        self._shards.student.take_over(steps[0])
+        self._engine.global_steps = checkpoint.state.step
 
-    def _load_files(self, directory: Path) -> None:
-        self._engine.load_checkpoint(str(directory.parent), tag=directory.name)
-        saved = load_file(directory / self._teacher_file())
-        own = self._own_teacher_tensors()
-        if saved.keys() != own.keys():
-            raise RuntimeError(f"{self._teacher_file()}: other tensors than the model's: {saved.keys() ^ own.keys()}")
-        ema.copy((tensor, saved[name]) for name, tensor in own.items())
+    def _release_teacher(self) -> None:
+        """Drop parameters that are still gathered from the last forward: they would miss a change of the shards."""
+        if self._teacher_engine is not None:
+            self._teacher_engine.optimizer.partition_all_parameters()
 
     def _local_pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """(teacher, student) tensors that this rank holds: whole parameters, or its shards at stage 3."""
-        return ((self._local(pair.teacher), self._local(pair.student)) for pair in self._pairs)
+        """(teacher, student) tensors that this rank holds: whole parameters, or its shards at stage 3.
 
-    def _local(self, parameter: nn.Parameter) -> torch.Tensor:
-        # ds_tensor: this rank's partition, flat; both modules are partitioned by the same rule
-        tensor: torch.Tensor = cast(Any, parameter).ds_tensor if self._stage == 3 else parameter
-        return tensor.data
-
-    def _own_teacher_tensors(self) -> dict[str, torch.Tensor]:
-        parameters = {name: self._local(parameter) for name, parameter in self.teacher.named_parameters()}
-        return {**parameters, **_buffers(self.teacher)}
-
-    def _own_files(self) -> tuple[str, ...]:
-        """Names that this rank loads: DeepSpeed's, and the teachers."""
-        shard = f"zero_pp_rank_{ranks.rank()}"
-        weights = f"{shard}_mp_rank_00_model_states.pt" if self._stage == 3 else "mp_rank_00_model_states.pt"
-        moments = (f"{shard}_mp_rank_00_optim_states.pt",) if self._stage > 0 else ()
-        return (self._teacher_file(), weights, *moments)
-
-    def _teacher_file(self) -> str:
-        return f"zero_pp_rank_{ranks.rank()}_teacher.safetensors" if self._stage == 3 else "teacher.safetensors"
+        Both modules are partitioned by the same rule.
+        """
+        for pair in self._pairs:
+            yield local_weights(pair.teacher, self._stage), local_weights(pair.student, self._stage)
 
     def _whole_state(self, module: nn.Module) -> dict[str, torch.Tensor]:
         state = {}
@@ -206,26 +172,25 @@ class Engine:
                 if ranks.rank() == 0:
                     state[name] = parameter.detach().to("cpu", copy=True)
         if ranks.rank() == 0:
-            state |= {name: buffer.detach().to("cpu", copy=True) for name, buffer in _buffers(module).items()}
+            state |= {name: buffer.detach().to("cpu", copy=True) for name, buffer in saved_buffers(module).items()}
         return state
 
     def _whole_gradient_norm(self) -> float:
         gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
-    def _agree_or_raise(self, action: str, directory: Path) -> None:
-        failure = self._files.failure
+    def _all_or_raise(self, what: str, directory: Path, action: Callable[[], None]) -> None:
+        """Run the action, in which no rank waits for another; if it fails on any of them, every rank raises."""
+        failure = None
+        try:
+            action()
+        except (OSError, RuntimeError, SafetensorError) as error:
+            failure = str(error).partition("\n")[0]
         if ranks.all_agree(failure is None):
             return
         free = shutil.disk_usage(directory).free if directory.exists() else 0
         reason = f"{failure} ({free / 2**20:.0f} MiB free on that disk)" if failure else "another rank failed"
-        raise CheckpointError(f"{directory}: rank {ranks.rank()} cannot {action} the checkpoint: {reason}")
-
-
-def _buffers(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Buffers that belong to the state, such as centres; fixed positions do not."""
-    saved = module.state_dict().keys()
-    return {name: buffer for name, buffer in module.named_buffers() if name in saved}
+        raise CheckpointError(f"{directory}: rank {ranks.rank()} cannot {what} the checkpoint: {reason}")
 
 
 def _prepare_process(world_size: int, device: torch.device) -> Any:

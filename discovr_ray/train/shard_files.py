@@ -1,54 +1,117 @@
-"""How DeepSpeed's checkpoint files are written and read: its CheckpointEngine interface, with failures kept."""
+"""Checkpoint files that any number of ranks can load: flat pieces of tensors, in safetensors.
+
+    student_zero2_0_of_4.safetensors     rank 0's:  weight/video.cls_token@0/24  exp_avg/video.cls_token@0/24 ...
+
+A key says which tensor a piece is cut from, at which of its elements, laid flat, and how many elements the whole has.
+To load, a rank says which pieces it holds now, and whatever overlaps them is copied into them, whoever wrote it.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+_NAME = re.compile(r"(student|teacher)_zero(\d)_(\d+)_of_(\d+)\.safetensors")
 
 
-class ShardFiles:
-    """Handed to DeepSpeed in place of its own writer.
+class ShardFile(NamedTuple):
+    """Which part of which module a file holds. Stage and number of ranks say how it was cut."""
 
-    An exception on one rank would leave the others waiting in DeepSpeed's barrier, so the first failure is kept for
-    all ranks to agree on later.
+    module: str  # student or teacher
+    stage: int
+    rank: int
+    world_size: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.module}_zero{self.stage}_{self.rank}_of_{self.world_size}.safetensors"
+
+
+def parse_name(name: str) -> ShardFile | None:
+    """None for a file that is no shard."""
+    match = _NAME.fullmatch(name)
+    return ShardFile(match[1], *map(int, match.groups()[1:])) if match else None
+
+
+class Piece(NamedTuple):
+    """A stretch of one tensor, laid flat."""
+
+    tensor: str  # what it is and whose, such as exp_avg/video.cls_token
+    offset: int  # of the first value in the whole tensor
+    values: torch.Tensor  # [length]; a view of the state itself, loading writes into it
+
+    def share(self, rank: int, world_size: int) -> Piece:
+        """The part that a rank writes of what all ranks hold alike."""
+        first, last = (len(self.values) * number // world_size for number in (rank, rank + 1))
+        return Piece(self.tensor, self.offset + first, self.values[first:last])
+
+
+def write_pieces(path: Path, pieces: Iterable[Piece], totals: Mapping[str, int], notes: dict[str, str]) -> None:
+    """Write one shard file.
+
+    Args:
+        totals: elements of each whole tensor.
+        notes: short texts that `read_pieces` returns.
+    Errors:
+        OSError, SafetensorError: the file cannot be written.
     """
+    content = {f"{tensor}@{offset}/{totals[tensor]}": values for tensor, offset, values in pieces if len(values)}
+    save_file(content, path, metadata=notes)
 
-    def __init__(self) -> None:
-        self.failure: str | None = None
 
-    def attempt(self, action: Callable[[], None]) -> None:
-        """Run the action; keep the first line of what went wrong."""
-        try:
-            action()
-        except (OSError, RuntimeError, SafetensorError) as error:
-            self.failure = self.failure or str(error).partition("\n")[0]
+def read_pieces(paths: Sequence[Path], pieces: Iterable[Piece], totals: Mapping[str, int]) -> dict[str, str]:
+    """Fill the pieces from files that were verified; returns their notes. Memory holds one overlap at a time.
 
-    def save(self, state_dict: dict[str, Any], path: str) -> None:
-        self.attempt(lambda: torch.save(state_dict, path))
+    Args:
+        totals: every tensor that the files may speak of, with its number of elements.
+    Errors:
+        OSError, SafetensorError: a file cannot be read.
+        RuntimeError: the files hold other tensors, do not cover a piece, or disagree in their notes.
+    """
+    with ExitStack() as stack:
+        files = [stack.enter_context(safe_open(path, "pt")) for path in paths]
+        index = _index(files, totals)
+        for piece in pieces:
+            _fill(piece, index.get(piece.tensor, []))
+        notes = [file.metadata() or {} for file in files]
+    if any(other != notes[0] for other in notes):
+        raise RuntimeError(f"shards disagree: {notes}")
+    return dict(notes[0])
 
-    def load(self, path: str, map_location: Any = None) -> Any:
-        # weights_only would refuse DeepSpeed's own classes; `Engine.load` takes verified files alone
-        return torch.load(path, map_location=map_location or "cpu", weights_only=False)
 
-    def create(self, info: object) -> None:
-        """DeepSpeed announces a checkpoint; nothing to prepare."""
+class _Stored(NamedTuple):
+    offset: int
+    length: int
+    values: Any  # safetensors' lazy slice: elements are read when it is indexed
 
-    def commit(self, info: object) -> bool:
-        """DeepSpeed is done; what counts is checkpoint.json, written later."""
-        return True
 
-    def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        os.makedirs(path, exist_ok=exist_ok)
+def _index(files: Iterable[Any], totals: Mapping[str, int]) -> dict[str, list[_Stored]]:
+    """Stored pieces of every tensor, in the order of their offsets."""
+    index: dict[str, list[_Stored]] = {}
+    for file in files:
+        for key in file.offset_keys():
+            tensor, _, place = key.rpartition("@")
+            offset, total = map(int, place.split("/"))
+            if totals.get(tensor) != total:
+                raise RuntimeError(f"{tensor} has {total} elements in the checkpoint and {totals.get(tensor)} here")
+            values = file.get_slice(key)
+            index.setdefault(tensor, []).append(_Stored(offset, values.get_shape()[0], values))
+    return {tensor: sorted(stored, key=lambda one: one.offset) for tensor, stored in index.items()}
 
-    def is_decoupled(self) -> bool:
-        return False
 
-    def preserves_storage_sharing(self) -> bool:
-        return True
-
-    def cleanup(self) -> None:
-        """DeepSpeed's engine is destroyed; nothing is open."""
+def _fill(piece: Piece, stored: Iterable[_Stored]) -> None:
+    done, end = piece.offset, piece.offset + len(piece.values)
+    for offset, length, values in stored:
+        last = min(end, offset + length)
+        if offset <= done < last:
+            piece.values[done - piece.offset : last - piece.offset].copy_(values[done - offset : last - offset])
+            done = last
+    if done < end:
+        raise RuntimeError(f"{piece.tensor}: elements {done} to {end} are in none of the checkpoint's files")

@@ -50,6 +50,7 @@ def test_an_unwritable_path_is_named(tmp_path: Path) -> None:
         ("run.max_failures=9", True),
         ("schedule.max_steps=50", True),
         ("engine.micro_batch=2", True),
+        ("engine.zero_stage=3", True),
         ("data.manifest=elsewhere/manifest.parquet", True),
         ("run.seed=1", False),
         ("data.num_frames=8", False),
@@ -89,13 +90,14 @@ def test_checkpoints_without_a_config_are_somebodys_run(tmp_path: Path) -> None:
         claim_run_folder(demo(tmp_path), CLIPS)
 
 
-def test_a_run_is_continued_by_as_many_workers_on_the_same_clips(tmp_path: Path) -> None:
+def test_a_run_is_continued_by_any_number_of_workers_on_the_same_clips(tmp_path: Path) -> None:
     seal_checkpoint(tmp_path)
     resume = "run.resume=true"
-    claim_run_folder(demo(tmp_path, resume), CLIPS)
+    with pytest.raises(ConfigError, match=r"engine\.global_batch = 8: must be a multiple of run\.workers x"):
+        demo(tmp_path, resume, "run.workers=3")  # the global batch stays
+    for changes in (["run.workers=1"], ["run.workers=4", "engine.micro_batch=2", "engine.zero_stage=3"], []):
+        claim_run_folder(demo(tmp_path, resume, *changes), CLIPS)
     before = (tmp_path / "demo" / "config.yaml").read_text()
-    with pytest.raises(ConfigError, match=r"run\.workers = 1: the run to be continued has 2"):
-        claim_run_folder(demo(tmp_path, resume, "run.workers=1"), CLIPS)
     others = pa.table({"clip_id": ["a", "b"], "sha256": ["00", "ff"]})
     with pytest.raises(ConfigError, match=r"data\.manifest = .*: selects other clips \(2\)"):
         claim_run_folder(demo(tmp_path, resume), others)

@@ -80,7 +80,7 @@ def test_a_damaged_newest_checkpoint_is_skipped(
     """A flipped bit leaves every size right; then nothing of that checkpoint may reach the result."""
     copy = tmp_path / "demo"
     shutil.copytree(folder(finished), copy)
-    shard = next((copy / "step_00000008").glob("zero_pp_rank_1*"))
+    shard = next((copy / "step_00000008").glob("student_*_1_of_2.safetensors"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content if harm == "flip" else content[: len(content) // 2])
@@ -95,7 +95,7 @@ def test_a_run_without_a_sound_checkpoint_does_not_start_over(
 ) -> None:
     copy = tmp_path / "demo"
     shutil.copytree(folder(finished), copy)
-    for teacher in copy.glob("step_*/teacher.safetensors"):
+    for teacher in copy.glob("step_*/teacher_*.safetensors"):
         content = bytearray(teacher.read_bytes())
         content[-1] ^= 1
         teacher.write_bytes(content)

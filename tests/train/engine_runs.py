@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import io
 import itertools
 import os
 import resource
@@ -67,9 +67,10 @@ def train(engine: Engine, config: Config, first: int, last: int) -> Result:
     """Steps first .. last - 1, like the loop: passes, step, teacher, centres."""
     losses, norms = [], []
     size, world = config.engine.micro_batch, ranks.world_size()
-    passes = GLOBAL_BATCH // (size * world)
+    batch = config.engine.global_batch
+    passes = batch // (size * world)
     for step in range(first, last):
-        clips = torch.randn(GLOBAL_BATCH, 3, 4, 32, 32, generator=torch.Generator().manual_seed(step))
+        clips = torch.randn(batch, 3, 4, 32, 32, generator=torch.Generator().manual_seed(step))
         total = torch.zeros(())
         mine = [clips.split(size)[index * world + ranks.rank()] for index in range(passes)]
         if passes > 1:  # the loop looks at all passes without gradient first
@@ -210,13 +211,18 @@ def save_without_space(rank: int, small_disk: Path | None, base: Path) -> list[s
 
 
 def misfits(rank: int, base: Path) -> list[str]:
-    """Errors of checkpoints from other runs; no file is there, so none is opened."""
+    """Errors of a checkpoint whose files are not there, and of another model's."""
     config = configure(1)
     engine = build(config)
+    folder = base / checkpoint.folder_name(1)
+    engine.save(folder)
+    wider = dataclasses.replace(config, model=dataclasses.replace(config.model, num_prototypes=6))
+    deeper = dataclasses.replace(config, model=dataclasses.replace(config.model, depth=3))
+    shallower = dataclasses.replace(config, model=dataclasses.replace(config.model, depth=1))
     errors = []
-    for changes in ({"world_size": 3}, {"zero_stage": 2}, {}):
+    for other, directory in ((config, base / "nothing"), (wider, folder), (deeper, folder), (shallower, folder)):
         try:
-            engine.load(LocalCheckpoint(base / "nothing", state_of(config, 1, **changes)))
+            build(other).load(LocalCheckpoint(directory, state_of(config, 1)))
             errors.append("")
         except CheckpointError as error:
             errors.append(str(error))
@@ -234,7 +240,7 @@ class Payload:
 
 
 def open_planted_pickle(rank: int, base: Path) -> dict[str, Any]:
-    """Save, seal, plant a pickle in place of a shard, restore; then load it on purpose, as the control."""
+    """Save, seal, plant a pickle in place of a shard, restore and load it; then open it as the control."""
     config = configure(1, micro_batch=8)
     engine = build(config)
     train(engine, config, 0, 1)
@@ -242,20 +248,25 @@ def open_planted_pickle(rank: int, base: Path) -> dict[str, Any]:
     engine.save(folder)
     checkpoint.seal(str(folder), checkpoint.describe(folder), state_of(config, 1))
     whole = checkpoint.restore(str(base / "run"), base / "local", engine.needs)
-    shard = folder / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    shard = folder / "student_zero1_0_of_1.safetensors"
     size = shard.stat().st_size
     torch.save(Payload(base / "opened"), shard, _use_new_zipfile_serialization=False)  # bears bytes after its end
     with open(shard, "ab") as file:
         file.write(bytes(size - shard.stat().st_size))
     restored = checkpoint.restore(str(base / "run"), base / "local", engine.needs)
-    opened_by_restore = (base / "opened").exists()
-    with contextlib.suppress(CheckpointError, AttributeError, TypeError):
+    error = ""
+    try:
         engine.load(LocalCheckpoint(folder, state_of(config, 1)))
+    except CheckpointError as caught:
+        error = str(caught)
+    opened = (base / "opened").exists()
+    torch.load(io.BytesIO(shard.read_bytes()), weights_only=False)  # by the name it would read safetensors
     return {
         "whole": whole,
         "restored": restored,
-        "opened by restore": opened_by_restore,
-        "opened by loading": (base / "opened").exists(),
+        "error of loading": error,
+        "opened": opened,
+        "would act": (base / "opened").exists(),
     }
 
 

@@ -92,9 +92,9 @@ def point_outside(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(content))
 
 
-def newer_format(folder: Path) -> None:
+def other_format(folder: Path) -> None:
     content = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**content, "format": 99}))
+    (folder / MANIFEST).write_text(json.dumps({**content, "format": 1}))
 
 
 def test_state_and_files_survive(run: Path) -> None:
@@ -126,7 +126,7 @@ def test_no_run_no_checkpoints(tmp_path: Path) -> None:
         (remove_manifest, "checkpoint.json: missing, so the checkpoint was never completed"),
         (cut_manifest, "checkpoint.json: not readable"),
         (point_outside, "'../secret' lies outside the checkpoint"),
-        (newer_format, "format 99, this version reads 1"),
+        (other_format, "format 1, this version reads 2; only the version that wrote it can go on from it"),
     ],
 )
 def test_damage_is_skipped_with_a_warning(
