@@ -114,10 +114,10 @@ def facts_of(path: Path) -> dict[str, Any]:
 @pytest.mark.ray
 @pytest.mark.parametrize("part", ["clips", "parquet"])
 def test_what_is_done_is_not_done_again(source: Path, ray_cluster: None, tmp_path: Path, part: str) -> None:
-    small = ShardSettings(size=224, shard_mb=1)  # three shards
+    small = ShardSettings(size=224, shard_mb=1)  # four shards
     ingest([str(source)], str(tmp_path), shards=small)
     first = digests(tmp_path)
-    assert len([name for name in first if name.endswith(".clips")]) == 3
+    assert len([name for name in first if name.endswith(".clips")]) == 4
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()}
     lost, *others = sorted(times)[:: 1 if part == "clips" else -1]
     assert lost.suffix == f".{part}"
