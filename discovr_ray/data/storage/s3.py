@@ -83,14 +83,22 @@ def read(uri: str) -> bytes:
 
 def steady(ask: Callable[[], Result]) -> Result:
     """A listing, which no hash guards: over plain http asked for until two answers in a row are equal."""
-    answer = ask()
     if not (endpoint() or "").startswith("http:"):
-        return answer
+        return ask()
+    before: list[Result] = []
+    failure: BaseException = UnsteadyError("no two answers alike")
     for _ in range(max(2, settings().attempts)):
-        before, answer = answer, ask()
-        if answer == before:
+        try:
+            answer = ask()
+        except failures() as error:  # ValueError, too: of a changed date or size that no longer is one
+            if is_of_one_file(error) or isinstance(error, FileNotFoundError):
+                raise
+            before, failure = [], error
+            continue
+        if before == [answer]:
             return answer
-    raise UnsteadyError("no two answers alike")
+        before = [answer]
+    raise failure
 
 
 def get(uri: str, start: int = 0, end: int | None = None) -> Answer:
@@ -207,5 +215,5 @@ def _client(process_id: int, use: str, config: StorageConfig, variables: tuple[t
         use_listings_cache=False,  # listings must show what other processes wrote
         skip_instance_cache=True,
     )
-    s3.retries = 1 if use == "get" else config.attempts  # of the SDK's calls, on top of its own
+    s3.retries = 1 if use == "get" else 2  # of the SDK's calls with all their attempts; for answers that do not parse
     return s3
