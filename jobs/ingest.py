@@ -19,6 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also runs where the package is not installed
 
+from discovr_ray.config import load_config
+from discovr_ray.data import storage
 from discovr_ray.data.adapters import ADAPTERS
 from discovr_ray.data.adapters.listing import AdapterOptions
 from discovr_ray.data.formats.policy import IngestPolicy, key_of_environment
@@ -62,6 +64,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default="mask",
         help="DICOM clips with text in the picture (docs/dicom.md): mask (default): black outside of the sector, no "
         "clip without one; drop: also none that says it has text; keep: masked where a sector is found",
+    )
+    parser.add_argument(
+        "--storage",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="time-outs and attempts of object storage, such as read_timeout_s=2: section storage of docs/config.md",
     )
     _add_convert_options(parser)
     found = parser.parse_args(arguments)
@@ -157,6 +166,7 @@ def main() -> int:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     try:
+        storage.configure(load_config("demo", [f"storage.{item}" for item in arguments.storage]).storage)
         rule = SplitRule(arguments.split_rule, arguments.split_fractions)
         policy = IngestPolicy(arguments.color, arguments.burned_in, key_of_environment())
         options = AdapterOptions(

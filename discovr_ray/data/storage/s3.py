@@ -179,7 +179,7 @@ async def _get_once(s3: Any, uri: str, part: tuple[int, int] | None, patience_s:
 
 def _matches_etag(response: dict[str, Any], data: bytes) -> bool | None:
     """Whether the data has the MD5 that the ETag is; None where it is none: encrypted by key, or sent in parts."""
-    etag = response.get("ETag", "").strip('"')
+    etag = str(response.get("ETag", "")).strip('"')
     is_encrypted = response.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in response
     if is_encrypted or not re.fullmatch("[0-9a-f]{32}", etag):
         return None
@@ -188,7 +188,7 @@ def _matches_etag(response: dict[str, Any], data: bytes) -> bool | None:
 
 def _pause_s(attempt: int) -> float:
     # clients that a server has sent away must not come back all at once
-    return FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.5)
+    return float(FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.5))
 
 
 @lru_cache(maxsize=6)  # fsspec's own cache makes a client per thread, and would miss a changed environment
