@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from discovr_ray.config import DataConfig
 from discovr_ray.data.clip import load_clip
+from discovr_ray.data.outage import without_path
 from discovr_ray.data.plan import StreamPlan
 from discovr_ray.errors import ClipError
 from discovr_ray.randomness import clip_key
@@ -64,5 +65,5 @@ def _load(row: dict[str, Any], data: DataConfig, position: float) -> _Outcome:
     try:
         clip = load_clip(row, data, position)
     except ClipError as error:
-        return _Outcome(None, 0, str(error) or "no reason given")
+        return _Outcome(None, 0, without_path(error, row["uri"]) or "no reason given")
     return _Outcome(clip.frames, clip.num_padded, "")

@@ -42,6 +42,11 @@ def read_part_through_outage(uri: str, offset: int | None, num_bytes: int) -> by
     return _through_outage(uri, lambda: storage.read_range(uri, offset, num_bytes))
 
 
+def without_path(error: Exception, uri: str) -> str:
+    """The message for logs and tables of reasons: a file's name may be a patient's."""
+    return str(error).replace(uri, f"a file in {_place(uri)}")
+
+
 def _through_outage(uri: str, read: Callable[[], bytes]) -> bytes:
     patience_s = storage.settings().outage_patience_s
     rounds = 0
@@ -57,9 +62,10 @@ def _through_outage(uri: str, read: Callable[[], bytes]) -> bytes:
             _readable[_place(uri)] = uri
             return content
         if rounds >= ROUNDS_ALONE and _another_answers(uri):
-            raise MissingFileError(f"{failure} (rounds of attempts: {rounds}, while other files can be read)") from failure
+            alone = f"{failure} (rounds of attempts: {rounds}, while other files can be read)"
+            raise MissingFileError(alone) from failure
         if rounds == 1 and pause_s:
-            logger.warning("%s; asking again for up to %g s", failure, patience_s)
+            logger.warning("%s; asking again for up to %g s", without_path(failure, uri), patience_s)
         time.sleep(pause_s)
     raise StorageError(f"{failure} (rounds of attempts: {rounds}, within {patience_s:g} s or more)") from failure
 

@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from discovr_ray.data import storage, watchdog
 from discovr_ray.data.decode import check_all_frames, details, probe
 from discovr_ray.data.formats.policy import IngestPolicy
-from discovr_ray.data.outage import read_through_outage
+from discovr_ray.data.outage import read_through_outage, without_path
 from discovr_ray.errors import ClipError, ManifestError, MissingFileError, StorageError, StreamError
 from discovr_ray.launch.apart import call_apart
 from discovr_ray.launch.blocks import map_blocks
@@ -59,9 +59,9 @@ def inspect_file(uri: str, fps: float = 0.0, policy: IngestPolicy | None = None,
         with watchdog.end_process_after(watchdog.limit_s(len(content))):
             return look_at(content, fps, policy or IngestPolicy(), every_frame)
     except (ClipError, MissingFileError) as error:
-        return Facts(reason=str(error))
+        return Facts(reason=without_path(error, uri))
     except StorageError as error:
-        return Facts(reason=str(error), outage=True)
+        return Facts(reason=without_path(error, uri), outage=True)
 
 
 def look_at(content: bytes, fps: float, policy: IngestPolicy, every_frame: bool) -> Facts:

@@ -49,7 +49,7 @@ def merged(row: Row, facts: Facts, options: AdapterOptions) -> Looked:
     details = Details(**json.loads(facts.details))
     if facts.reason:
         return Looked(row, facts, details)
-    if details.anonymous and not row.named:
+    if details.anonymous and not (row.named and row.patient_id):
         return Looked(row, Facts(reason=details.anonymous), details)
     clip_id = row.clip_id if row.named else details.clip_id or row.clip_id
     own, other = (row.patient_id, details.patient_id) if row.named else (details.patient_id, row.patient_id)
@@ -77,7 +77,7 @@ def with_unique_ids(looked: Sequence[Looked]) -> tuple[list[Looked], list[Reject
         if len(contents[clip_id]) > 1:
             clip_id = f"{clip_id}~{content[:8]}"
         if clip_id in kept:
-            rejected.append(Rejected(item.row.uri, f"same id and content as {kept[clip_id].row.uri}"))
+            rejected.append(Rejected(item.row.uri, "same id and content as another file of the sources"))
         else:
             row = item.row._replace(clip_id=clip_id, patient_id=item.row.patient_id or clip_id)
             kept[clip_id] = item._replace(row=row)
