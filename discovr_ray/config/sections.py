@@ -44,7 +44,7 @@ class StorageConfig:
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    read_timeout_s: float = 0.5  # a read without a byte for so long is asked anew, each time with twice the patience
+    read_timeout_s: float = 0.3  # a read without a byte for so long is asked anew, each time with twice the patience
     connect_timeout_s: float = 2.0  # seconds until a connection must stand
     write_timeout_s: float = 60.0  # seconds; a server may acknowledge a large part late
     attempts: int = 5  # of a request, and reads of a file whose content is not what its hash says
@@ -171,6 +171,25 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class HealthConfig:
+    """When training is in trouble, and what is done about it (docs/reliability.md). The report judges by the same limits."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    max_skipped_in_row: int = 3  # steps whose loss or gradient is not finite are skipped; more in a row end the run
+    on_collapse: Literal["warn", "stop"] = "warn"  # when a sign of collapse lasts; stop ends the run with its name
+    patience_steps: int = 500  # optimiser steps that a sign must last
+    early_share: float = 0.2  # of the run; until then features have had no time to spread, and no sign counts
+    min_feature_std: float = 0.05  # spread of the features, below which all clips look alike to the model
+    min_rank_me: float = 2.0  # directions in use, below which the features are one number
+    min_prototype_share: float = 0.02  # prototypes in effective use as a share of K; below 2 prototypes is a sign too
+    min_entropy_share: float = 0.02  # a teacher's entropy as a share of log L: below, one answer takes all
+    max_entropy_share: float = 0.98  # above, it finds all answers equally likely
+    spike_factor: float = 1.5  # a loss above so many times its median over the last spike_window_steps is a spike
+    spike_window_steps: int = 100  # optimiser steps
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Name, place and resources of the run."""
 
@@ -204,6 +223,7 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:

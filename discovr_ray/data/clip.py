@@ -18,7 +18,7 @@ from discovr_ray.data.outage import read_part_through_outage
 from discovr_ray.data.window import choose_window
 from discovr_ray.errors import ClipError, MissingFileError
 
-REREAD_PAUSE_S = 0.1  # then twice that, and so on: what changes bytes on the way may need a moment to recover
+REREAD_PAUSE_S = 0.02  # then four times that, and so on: what changes bytes on the way may need a moment to recover
 
 
 class Clip(NamedTuple):
@@ -88,7 +88,7 @@ def read_checked(row: Mapping[str, Any]) -> bytes:
     reason, seen = "", set()
     for attempt in range(max(2, storage.settings().attempts)):
         if attempt:
-            time.sleep(REREAD_PAUSE_S * 2 ** (attempt - 1))
+            time.sleep(REREAD_PAUSE_S * 4 ** (attempt - 1))
         try:
             content = read_part_through_outage(row["uri"], row.get("offset"), row["num_bytes"])
         except MissingFileError as error:

@@ -204,7 +204,7 @@ def test_listings_are_whole(bucket: Bucket, fault: str, monkeypatch: pytest.Monk
     names = [f"{bucket.uri}/list/{number:03d}.avi" for number in range(20)]
     for name in names:
         storage.write_bytes(name, b"1")
-    monkeypatch.setenv("DISCOVR_STORAGE", json.dumps({"read_timeout_s": 0.05}))  # 0.4 s for a listing
+    monkeypatch.setenv("DISCOVR_STORAGE", json.dumps({"read_timeout_s": 0.02}))  # 0.3 s for a listing
     bucket.proxy.use(Schedule([fault], share=0.2, seed=1))
     for _ in range(2):
         assert storage.list_files(f"{bucket.uri}/list") == names

@@ -190,7 +190,7 @@ def test_access_carries_settings_and_credentials_and_shows_neither(monkeypatch: 
 def test_the_client_follows_the_settings(s3_server: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISCOVR_STORAGE", json.dumps({"read_timeout_s": 2, "write_timeout_s": 33, "attempts": 3}))
     options = {use: s3.client(use).config_kwargs for use in ("look", "get", "write")}
-    assert [options[use]["read_timeout"] for use in ("look", "get", "write")] == [16, 16, 33]
+    assert [options[use]["read_timeout"] for use in ("look", "get", "write")] == [32, 32, 33]
     assert [options[use]["retries"]["total_max_attempts"] for use in ("look", "get", "write")] == [3, 1, 3]
 
 

@@ -15,13 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from discovr_ray.data.storage import local, remote, s3
+from discovr_ray.data.storage import local, remote, s3, unfinished
 from discovr_ray.data.storage.access import Access, access, adopt, configure, environment, settings
 from discovr_ray.data.storage.remote import is_s3
 from discovr_ray.errors import MissingFileError, StorageError
 
 __all__ = [
     "Access",
+    "abort_uploads",
     "absolute",
     "access",
     "adopt",
@@ -197,6 +198,15 @@ def remove_tree(uri: str) -> None:
             shutil.rmtree(path)
         else:
             Path(path).unlink(missing_ok=True)
+
+
+def abort_uploads(uri: str) -> int:
+    """Give up uploads below a folder that their writers never ended, so that nobody pays for them; returns how many.
+
+    Nobody may be writing there. Only S3 keeps such things, and local folders and other clouds have none.
+    """
+    with _reported(uri, "list"):
+        return unfinished.abort(uri) if is_s3(uri) else 0
 
 
 def arrow_filesystem(uri: str) -> tuple[Any, str]:

@@ -21,7 +21,7 @@ from discovr_ray.data.storage.access import endpoint, environment, settings
 
 # what S3 says when only this object is at fault; an expired token or a missing bucket concerns all of them
 CODES_OF_ONE_OBJECT = {"NoSuchKey", "404", "AccessDenied", "403", "InvalidRange", "InvalidObjectState"}
-MOST_PATIENCE = 8  # times storage.read_timeout_s; what is not a plain read has it from the start
+MOST_PATIENCE = 16  # times storage.read_timeout_s; what is not a plain read has it from the start
 FIRST_PAUSE_S = 0.02  # then twice that, and so on
 PART_BYTES = 16 * 2**20  # of a large file; what is sent or fetched again when a request fails
 PARTS_AT_ONCE = 8
