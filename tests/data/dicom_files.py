@@ -60,6 +60,15 @@ def colour_frames(num_frames: int, height: int = 48, width: int = 64) -> Array:
     return np.stack([np.asarray(image).repeat(2, 0).repeat(2, 1) for image in images])
 
 
+def grey_frames(num_frames: int, height: int = 48, width: int = 64) -> Array:
+    """[T, H, W]: smooth, no two neighbours and no two frames alike."""
+    rng = np.random.default_rng(6)
+    images = [
+        Image.fromarray(rng.integers(0, 256, (5, 7), np.uint8)).resize((width, height), 3) for _ in range(num_frames)
+    ]
+    return np.stack([np.asarray(image) for image in images])
+
+
 def cine(
     frames: Array,
     syntax: UID = ExplicitVRLittleEndian,
@@ -78,6 +87,7 @@ def cine(
     fill(dataset, attributes)
     if syntax in NATIVE:
         dataset.PixelData = native_bytes(frames, photometric, dataset.get("PlanarConfiguration", 0), syntax)
+        dataset["PixelData"].VR = "OW" if is_swapped(frames, syntax) else "OB"
         return to_bytes(dataset)
     if syntax in (JPEGLossless, JPEGLosslessSV1, JPEGLSLossless):
         stored = to_ybr(frames) if photometric == "YBR_FULL" else frames
@@ -147,12 +157,15 @@ def native_bytes(frames: Array, photometric: str, planar: int, syntax: UID) -> b
         return both.tobytes()
     if planar:
         frames = np.moveaxis(frames, 3, 1)
-    if frames.itemsize > 1 and syntax == ExplicitVRBigEndian:
-        frames = frames.astype(frames.dtype.newbyteorder(">"))
-    data = frames.tobytes()
-    if frames.itemsize == 1 and syntax == ExplicitVRBigEndian and frames.ndim == 3:  # written as OW: swapped in pairs
+    data = frames.tobytes() + b"\0" * (frames.nbytes % 2)
+    if is_swapped(frames, syntax):
         data = np.frombuffer(data, "<u2").byteswap().tobytes()
-    return data + b"\0" * (len(data) % 2)
+    return data
+
+
+def is_swapped(frames: Array, syntax: UID) -> bool:
+    """Big-endian grey is written as 16-bit words (OW), so that both ways of big-endian pixels are there."""
+    return syntax == ExplicitVRBigEndian and frames.ndim == 3
 
 
 def encode(frame: Array, syntax: UID, photometric: str, quality: int, dataset: Dataset) -> bytes:
