@@ -47,7 +47,9 @@ def read_labels(cells: Sequence[str], splits: Sequence[str]) -> Labels:
     columns: dict[str, list[Any]] = {}
     for place, cell in enumerate(cells):
         for name, value in _parse(cell).items():
-            columns.setdefault(name, [None] * len(cells))[place] = value
+            if name not in columns:
+                columns[name] = [None] * len(cells)
+            columns[name][place] = value
     labels = Labels({}, {}, {})
     for name, values in sorted(columns.items()):
         kinds = {type(value) for value in values if value is not None}
