@@ -1,4 +1,4 @@
-"""How a process reaches the storage: settings and AWS_* variables, in its environment and handed on from there.
+"""How a process reaches the storage: settings and the stores' variables, in its environment and handed on from there.
 
 The variables hold credentials, so they travel between processes by pickle alone. Ray writes an environment that is
 asked of it for a worker (`runtime_env`) into its logs and its dashboard, and arguments that are dicts, tuples or
@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from discovr_ray.config import StorageConfig
 
+PREFIXES = ("AWS_", "AZURE_", "GOOGLE_")  # of what S3, Azure's and Google's drivers read
 SETTINGS_VARIABLE = "DISCOVR_STORAGE"  # the section as JSON; written by `configure`, so that child processes have it
 
 
@@ -48,12 +49,12 @@ def adopt(access: Access) -> None:
 
 
 def environment() -> dict[str, str]:
-    """The AWS_* variables of this process, credentials included.
+    """The variables of this process that the drivers read, credentials included.
 
-    Servers other than AWS rarely know the SDK's newer checksum headers: with an endpoint of one's own they are only
+    S3 servers other than AWS rarely know the SDK's newer checksum headers: with an endpoint of one's own they are only
     used where S3 demands them, unless the two variables say otherwise. (pyarrow reads them from the environment.)
     """
-    found = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    found = {name: value for name, value in os.environ.items() if name.startswith(PREFIXES)}
     if endpoint():
         found.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
         found.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
