@@ -10,6 +10,7 @@ minute), more than 6 GiB of memory and every exception but ClipError are finding
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import random
 import resource
@@ -24,8 +25,19 @@ from typing import NamedTuple
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent), str(Path(__file__).parent / "data")]
 
 from broken_videos import h264, mjpeg, pictures, video  # noqa: E402
+from dicom_files import NATIVE, cine, colour_frames, to_bytes  # noqa: E402
 from mutations import spoilt  # noqa: E402
 from nifti_files import timed_nifti  # noqa: E402
+from pydicom import dcmread  # noqa: E402
+from pydicom.uid import (  # noqa: E402
+    UID,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from discovr_ray.data.decode import decode_frames, probe  # noqa: E402
 from discovr_ray.data.formats.avi_writer import write_avi  # noqa: E402
@@ -36,6 +48,8 @@ from discovr_ray.launch.inspection import look_at  # noqa: E402
 
 MAX_MEMORY = 6 * 2**30  # of address space; decoders and their threads reserve some of it
 HANG_S = 60.0
+# nothing is refused before it is decoded
+POLICY = IngestPolicy(color="keep", burned_in="keep", id_key="0" * 32)
 TURN_S = 10.0  # of one target, then it is the next one's turn
 
 
@@ -54,9 +68,17 @@ def nifti() -> bytes:
     return timed_nifti(pictures(8), 0.04, "sec")
 
 
-def dicom() -> list[bytes]:
-    """A cine in every kind of pixel data."""
-    return []
+def dicom(*syntaxes: str, colour: bool = False) -> list[bytes]:
+    """A cine in each coding of the pixels, grey or in colour."""
+    frames, photometric = (colour_frames(4), "RGB") if colour else (pictures(4), "MONOCHROME2")
+    return [_without_regions(cine(frames, UID(syntax), photometric)) for syntax in syntaxes]
+
+
+def _without_regions(data: bytes) -> bytes:
+    """GDCM adds an empty region to what it codes, and files with such a region are refused."""
+    dataset = dcmread(io.BytesIO(data))
+    dataset.pop("SequenceOfUltrasoundRegions", None)
+    return to_bytes(dataset)
 
 
 TARGETS: dict[str, Callable[[], bytes | list[bytes]]] = {
@@ -65,6 +87,9 @@ TARGETS: dict[str, Callable[[], bytes | list[bytes]]] = {
     "mp4-h264": h264,
     "avi-mpeg4": lambda: video("mpeg4", "avi"),
     "nifti": nifti,
+    "dicom-raw": lambda: [*dicom(*NATIVE), *dicom(ExplicitVRLittleEndian, colour=True)],
+    "dicom-jpeg": lambda: [*dicom(JPEGBaseline8Bit), *dicom(JPEGBaseline8Bit, colour=True)],
+    "dicom-coded": lambda: dicom(JPEGLossless, JPEGLSLossless, JPEG2000Lossless, RLELossless),
 }
 
 
@@ -76,7 +101,7 @@ def content_of(target: str, case: int, seed: int, good: Sequence[bytes]) -> byte
 def look(data: bytes) -> bool:
     """Whether the file is usable. All that ingest does with it, then one window as training reads it."""
     try:
-        facts = look_at(data, 25.0, IngestPolicy(id_key="0" * 32), every_frame=True)
+        facts = look_at(data, 25.0, POLICY, every_frame=True)
         if facts.reason:
             return False
         info = probe(data, 25.0)

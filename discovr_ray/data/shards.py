@@ -7,7 +7,6 @@ which ones were refused. NAME is a hash of everything that the bytes depend on: 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,18 +17,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
-from PIL import Image
 
 from discovr_ray.data import storage, watchdog
 from discovr_ray.data.clip import keep_echo, read_checked, resize_frames
 from discovr_ray.data.decode import all_frames
 from discovr_ray.data.formats.avi_writer import write_avi
+from discovr_ray.data.formats.png_avi import encode_grey_png
 from discovr_ray.data.formats.reader import MAX_SIDE, Frames, VideoInfo
 from discovr_ray.errors import ClipError, ConfigError, StorageError
 
 VERSION = 1  # of the way clips are written; another number makes other shards
 FORMATS = {"jpeg": ("avi-mjpeg", b"MJPG"), "lossless": ("avi-png", b"MPNG")}
-BYTES_PER_PIXEL = {"jpeg": 0.45, "lossless": 0.62}  # of ultrasound, to plan shards of about the wanted size
+BYTES_PER_PIXEL = {"jpeg": 0.45, "lossless": 0.63}  # of ultrasound, to plan shards of about the wanted size
 # what the bytes of a clip depend on
 SOURCE_COLUMNS = ("clip_id", "sha256", "format", "num_frames", "fps", "height", "width", "region", "sector")
 FACTS = pa.schema(
@@ -202,9 +201,7 @@ def encode_frame(frame: Frames, settings: ShardSettings) -> bytes:
     """[H, W] -> one image."""
     if settings.codec == "jpeg":
         return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(frame[..., None]), settings.quality, "GRAY"))
-    sink = io.BytesIO()
-    Image.fromarray(frame).save(sink, "PNG", compress_level=1)  # a higher level gains 3 % and takes 1.3 times as long
-    return sink.getvalue()
+    return encode_grey_png(frame)
 
 
 def _parquet(rows: Iterable[dict[str, Any]]) -> bytes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import random
 import struct
 import tracemalloc
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +15,7 @@ from broken_videos import jpegs, mjpeg, pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import spoilt
+from PIL import Image
 
 from discovr_ray.data.decode import check_all_frames, decode_frames
 from discovr_ray.data.formats.avi_writer import write_avi
@@ -159,3 +162,30 @@ def test_png_check_sums_count(place: int) -> None:
     assert info is not None
     with pytest.raises(ClipError, match="frame 3"):
         check_all_frames(data, info)
+
+
+def test_png_of_other_writers_and_players() -> None:
+    frames = pictures(8)
+    for frame, (offset, size) in zip(frames, read_avi(PNG_AVI).frames, strict=True):
+        with Image.open(io.BytesIO(PNG_AVI[offset : offset + size])) as picture:
+            assert np.array_equal(np.asarray(picture), frame)
+    images = []
+    for frame in frames:
+        sink = io.BytesIO()
+        Image.fromarray(frame).save(sink, "PNG")  # another filter for each row
+        images.append(sink.getvalue())
+    data = write_avi(images, 25, 64, 64, b"MPNG")
+    assert np.array_equal(decode_frames(data, "avi-png", range(8), 8), frames)
+    sink = io.BytesIO()
+    Image.fromarray(np.stack([frames[0]] * 3, -1)).save(sink, "PNG")
+    assert PngReader().probe(write_avi([sink.getvalue()] * 2, 25, 64, 64, b"MPNG")) is None  # colour: decord's
+
+
+def test_a_png_that_would_grow_without_end() -> None:
+    image = read_png(0)
+    bomb = zlib.compress(bytes(100_000_000))
+    start = image.index(b"IDAT")
+    chunk = b"IDAT" + bomb
+    ending = image[image.index(b"IEND") - 4 :]
+    data = image[: start - 4] + struct.pack(">I", len(bomb)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + ending
+    assert read_all(GOOD["png"][0], write_avi([data] * 2, 25, 64, 64, b"MPNG")) == 0
