@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from discovr_ray.data import storage
+
 LIMIT_VARIABLE = "DISCOVR_FILE_LIMIT_S"
 DEFAULT_LIMIT_S = 120.0  # the slowest file of the public sets takes some ten seconds
-READING_S = 600.0  # on top, where the limit spans reading: a pause of the storage is waited for, and is no file's fault
 S_PER_MB = 4.0  # H.264 of 800 x 600 pixels decodes at about 1 MB in 2 s
 STDERR = 2
 TIMEOUT_MARK = b"Timeout ("  # what faulthandler writes to stderr before it ends the process
@@ -28,6 +29,11 @@ def adopt(base_s: float) -> None:
 def limit_s(num_bytes: int) -> float:
     """Seconds that a file of this size may take: the base, scaled up by 4 s for each MB at the base of 120 s."""
     return base_limit_s() * (1 + num_bytes / 1e6 * S_PER_MB / DEFAULT_LIMIT_S)
+
+
+def limit_with_reading_s() -> float:
+    """Seconds for a file, or a few of them, from the first request on: pauses of the storage are waited for."""
+    return base_limit_s() + 300 + 2 * storage.settings().outage_patience_s
 
 
 @contextmanager

@@ -1,13 +1,15 @@
-"""The decoding side: an actor that builds one Ray data set per segment, and the task that makes one micro-batch."""
+"""The decoding side: an actor that builds one Ray data set per segment, and the task that makes one block of it."""
 
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 from ray.data._internal.execution.execution_callback import ExecutionCallback
@@ -21,6 +23,8 @@ from discovr_ray.data.plan import Segment, StreamPlan
 
 DECODE_RETRIES = 3  # times a block is tried again when its process or node dies; Ray Data's own default is for ever
 MIN_READ_AHEAD_BYTES = 256 * 2**20
+BLOCK_BYTES = 32 * 2**20  # a task costs Ray some 20 ms of CPU, so it decodes this much where micro-batches are smaller
+MIN_BLOCKS = 4  # of a rank and segment, so that several processes work on it
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,15 @@ class StreamSpec:
 
     def segments(self) -> list[Segment]:
         return list(self.plan.segments(self.segment_micro_batches))
+
+    def micro_batches_per_block(self, segment: Segment) -> int:
+        """Of one rank; the last blocks of a segment may have fewer."""
+        available = len(self.plan.rank_numbers(segment, 0)) // MIN_BLOCKS
+        return max(1, min(BLOCK_BYTES // self.micro_batch_bytes, available))
+
+    @property
+    def micro_batch_bytes(self) -> int:
+        return self.plan.micro_batch * self.config.data.num_frames * self.config.data.image_size**2
 
 
 class _FeederActor:
@@ -73,11 +86,12 @@ Feeder: Any = ray.remote(num_cpus=0)(_FeederActor)
 
 
 def _split_data_set(spec: StreamSpec, segment: Segment) -> list[Any]:
-    """The data set of a segment, one block per micro-batch, split over the ranks."""
+    """The data set of a segment, each block a few micro-batches of one rank, split over the ranks."""
     cpus = _decode_cpus(spec)
-    _set_context(spec, cpus)
-    numbers = spec.plan.numbers(segment)
-    blocks = ray.data.from_items(list(numbers), override_num_blocks=len(numbers))
+    length = spec.micro_batches_per_block(segment)
+    _set_context(spec, cpus, length)
+    items = [{"first": block.start, "stop": block.stop} for block in spec.plan.blocks(segment, length)]
+    blocks = ray.data.from_items(items, override_num_blocks=len(items))
     with warnings.catch_warnings():
         # deprecated without a successor: nothing else in Ray 2.60 limits the retries
         warnings.simplefilter("ignore", RayDeprecationWarning)
@@ -92,16 +106,16 @@ def _split_data_set(spec: StreamSpec, segment: Segment) -> list[Any]:
     return list(decoded.streaming_split(spec.plan.world_size, equal=True))
 
 
-def _set_context(spec: StreamSpec, cpus: float) -> None:
+def _set_context(spec: StreamSpec, cpus: float, micro_batches_per_block: int) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.custom_execution_callback_classes = [_Quiet]
-    context.target_max_block_size = None  # never cut a micro-batch in two
+    context.target_max_block_size = None  # never cut a block in two
     context.execution_no_progress_timeout_s = -1  # a pause of the training is no fault; the reader watches for stalls
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
-        cpu=cpus, object_store_memory=_read_ahead_bytes(spec, cpus)
+        cpu=cpus, object_store_memory=_read_ahead_bytes(spec, cpus, micro_batches_per_block)
     )
 
 
@@ -112,11 +126,11 @@ def _decode_cpus(spec: StreamSpec) -> float:
     return max(spec.config.data.decode_cpus, total - training)
 
 
-def _read_ahead_bytes(spec: StreamSpec, cpus: float) -> float:
+def _read_ahead_bytes(spec: StreamSpec, cpus: float, micro_batches_per_block: int) -> float:
     """Room in the object store for decoded clips. Ray Data keeps half of it back for tasks that are under way."""
-    data, plan = spec.config.data, spec.plan
-    micro_batch_bytes = plan.micro_batch * data.num_frames * data.image_size**2
-    return max(MIN_READ_AHEAD_BYTES, 4 * micro_batch_bytes * (plan.world_size * data.prefetch_batches + cpus))
+    block_bytes = spec.micro_batch_bytes * micro_batches_per_block
+    prefetched_blocks = math.ceil(spec.config.data.prefetch_batches / micro_batches_per_block)
+    return max(MIN_READ_AHEAD_BYTES, 4 * block_bytes * (spec.plan.world_size * prefetched_blocks + cpus))
 
 
 def _retry_limit() -> dict[str, Any]:
@@ -124,10 +138,18 @@ def _retry_limit() -> dict[str, Any]:
 
 
 def _decode(items: dict[str, Any], spec: StreamSpec) -> dict[str, Any]:
+    """The micro-batches of one block, one behind the other."""
     storage.adopt(spec.access)
-    (number,) = items["item"].tolist()
-    with watchdog.end_process_after(watchdog.base_limit_s() + watchdog.READING_S):  # a process that hangs is replaced
-        return decode_micro_batch(_clips(spec.clips), number, spec.plan, spec.config.data)
+    numbers = range(int(items["first"][0]), int(items["stop"][0]), spec.plan.world_size)
+    data, size = spec.config.data, spec.plan.micro_batch
+    frames = np.zeros((len(numbers) * size, data.num_frames, data.image_size, data.image_size), np.uint8)
+    parts = []
+    for start, number in zip(range(0, len(frames), size), numbers, strict=True):
+        place = frames[start : start + size]
+        with watchdog.end_process_after(watchdog.base_limit_s() + watchdog.READING_S):  # one that hangs is replaced
+            parts.append(decode_micro_batch(_clips(spec.clips), number, spec.plan, data, place))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "frames"}
+    return columns | {"frames": frames}
 
 
 @lru_cache(maxsize=1)
