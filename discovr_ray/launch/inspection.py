@@ -22,7 +22,6 @@ from discovr_ray.launch.progress import Progress
 
 FILES_PER_BLOCK = 16
 MAX_BLOCKS = 2000  # of one pass; each is an object of the driver's
-READING_S = 120.0  # all attempts of a file; beside them, a pause of the storage is waited for
 _FILES = pa.schema([("index", pa.int64()), ("uri", pa.string()), ("fps", pa.float64())])
 LOST = "the process that looked at this file was lost twice (out of memory?)"
 
@@ -144,8 +143,7 @@ def _inspect_block(block: pa.Table, inspect: Inspect, access: storage.Access, li
 
 
 def _inspect(inspect: Inspect, row: dict[str, Any]) -> Facts:
-    reading_s = READING_S + 2 * storage.settings().outage_patience_s
-    with watchdog.end_process_after(watchdog.base_limit_s() + reading_s):
+    with watchdog.end_process_after(watchdog.limit_with_reading_s()):
         try:
             return inspect(row["uri"], row["fps"])
         except Exception as error:  # the task's boundary: whatever a decoder raises, the other files go on

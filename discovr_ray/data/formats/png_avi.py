@@ -69,15 +69,15 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 def _pixel_data(image: memoryview, index: int) -> bytes:
     """The compressed pixels; every chunk fits its check sum, which Pillow does not look at for pixels."""
-    start, parts = len(_SIGNATURE), []
+    start, parts = len(_SIGNATURE), b""
     while start + 12 <= len(image):
         end = start + 8 + int.from_bytes(image[start : start + 4], "big")
         if zlib.crc32(image[start + 4 : end]) != int.from_bytes(image[end : end + 4], "big"):
             break
-        name = image[start + 4 : start + 8]
+        name = bytes(image[start + 4 : start + 8])
         if name == b"IEND":
-            return b"".join(parts)
+            return parts
         if name == b"IDAT":
-            parts.append(image[start + 8 : end])
+            parts += bytes(image[start + 8 : end])
         start = end + 4
     raise ClipError(f"frame {index} is damaged: the PNG is cut short or its check sums do not fit")

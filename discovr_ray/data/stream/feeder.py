@@ -146,7 +146,7 @@ def _decode(items: dict[str, Any], spec: StreamSpec) -> dict[str, Any]:
     parts = []
     for start, number in zip(range(0, len(frames), size), numbers, strict=True):
         place = frames[start : start + size]
-        with watchdog.end_process_after(watchdog.base_limit_s() + watchdog.READING_S):  # one that hangs is replaced
+        with watchdog.end_process_after(watchdog.limit_with_reading_s()):  # one that hangs is replaced
             parts.append(decode_micro_batch(_clips(spec.clips), number, spec.plan, data, place))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "frames"}
     return columns | {"frames": frames}
