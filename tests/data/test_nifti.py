@@ -16,6 +16,7 @@ from nifti_files import nifti, timed_nifti, with_field, zipped
 
 from discovr_ray.data.decode import check_all_frames, decode_frames, details, probe
 from discovr_ray.data.formats.nifti import MAX_BYTES, NiftiReader, _unpack
+from discovr_ray.data.formats.policy import IngestPolicy
 from discovr_ray.errors import ClipError
 from discovr_ray.launch.inspection import inspect_file
 
@@ -110,7 +111,7 @@ def test_stills_fall_under_the_rule_of_one_frame(tmp_path: Path) -> None:
 
 def test_pixel_spacing() -> None:
     def spacing(content: bytes) -> float | None:
-        return details(content, probe(content, 50)).cm_per_pixel
+        return details(content, probe(content, 50), IngestPolicy()).cm_per_pixel
 
     assert spacing(NIFTI) == pytest.approx(0.03)
     assert spacing(nifti(FRAMES[:3], (0.3, 0.302))) == pytest.approx(0.0301)
@@ -205,7 +206,7 @@ def test_a_header_of_noise_never_gives_wrong_pixels(changes: list[tuple[int, int
     try:
         info = reader.probe(content)
         reader.check(content)
-        reader.details(content, info)
+        reader.details(content, info, IngestPolicy())
         (frames,) = reader.pieces(content, "nifti", np.arange(info.num_frames), info.num_frames)
     except ClipError:
         return
