@@ -16,10 +16,12 @@ import numpy.typing as npt
 from discovr_ray.data.formats.reader import Frames
 
 NUM_SAMPLES = 40  # frames looked at, evenly spread
+LEAST_SAMPLES = 8  # with fewer, nothing is told from them
 # more than so many grey levels of 255 between two samples is a change: the first shows the faintest tissue, the later
 # ones ignore the noise of JPEG around an ECG, or of a compressed video. The first that gives a sector counts
 CHANGES = (2, 4, 8)
 OFTEN = 0.2  # share of the pairs of samples in which a pixel of the sector changes
+LEAST_OFTEN = 4  # pairs; a line that passes changes a pixel twice
 WINDOW = 0.02  # of the shorter side; density is counted in squares of this size
 DENSE = 0.4  # share of a square; a line that is thinner than this share of the window's side is none
 LEAST_AREA = 0.05  # of the picture; smaller is no sector
@@ -43,6 +45,8 @@ def find_sector(frames: Frames) -> tuple[int, ...] | None:
     Args:
         frames: [T, H, W], samples of a whole video.
     """
+    if len(frames) < LEAST_SAMPLES:
+        return None
     found = [outline for change in CHANGES if (outline := _candidate(_often_changing(frames, change)))]
     if not found:
         return None
@@ -77,7 +81,7 @@ def _often_changing(frames: Frames, change: int) -> Mask:
     for before, after in pairwise(frames):
         # unsigned differences wrap around; the larger minus the smaller does not
         counts += np.maximum(before, after) - np.minimum(before, after) > change
-    return np.asarray(counts >= max(1.0, OFTEN * (len(frames) - 1)))
+    return np.asarray(counts >= max(LEAST_OFTEN, OFTEN * (len(frames) - 1)))
 
 
 _ANGLES = 2 * np.pi * np.arange(CORNERS) / CORNERS
