@@ -11,7 +11,7 @@ MARKERS ?= $(if $(BROWSER),,not browser)
 # runs/demo, or the first free of runs/demo-2, runs/demo-3 ...: no run is ever overwritten
 DEMO = $(shell name=demo; n=2; while [ -e runs/$$name ]; do name=demo-$$n; n=$$((n + 1)); done; echo $$name)
 
-.PHONY: help setup demo test test-fast lint bench clean
+.PHONY: help setup demo test test-fast lint bench fuzz clean
 
 help: ## list the targets
 	@echo "discovr-ray: make TARGET"
@@ -50,6 +50,9 @@ bench: setup ## measure one training step and the reading of clips (about 10 min
 	@echo "bench: one full step of the paper's model, then clips per second of the reading path; the machine should be idle"
 	$(RUN) benchmarks/step.py
 	$(RUN) benchmarks/ingest.py
+
+fuzz: setup ## spoil good files for ten minutes; each is read or refused, nothing crashes, hangs or eats the memory
+	$(RUN) tests/fuzz.py --seconds 600
 
 clean: ## delete caches and build output (not .venv, not runs/)
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
