@@ -27,8 +27,9 @@ from discovr_ray.report.data_labels import (
 
 EXAMPLES = 3
 NONE = "none"  # the name of the empty split, and of the empty view
-# what a reason may quote of a source: addresses, values in quotes, numbers. The rest is what repeats.
-_ADDRESS = re.compile(r"(\b[a-z][a-z0-9]*://|(?<![\w.])~?/)[^\s'\":;,)]+")
+# what a reason may quote of a source: addresses, values in quotes, numbers. The rest is what repeats. Names of files
+# may hold spaces, so an address goes on to the next colon or quote.
+_ADDRESS = re.compile(r"(\b[a-z][a-z0-9]*://|(?<![\w.])~?/)[^:'\"]+")
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _NUMBER = re.compile(r"\d+(\.\d+)?(e[-+]?\d+)?")
 

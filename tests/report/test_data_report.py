@@ -30,6 +30,7 @@ from discovr_ray.data.decode import decode_frames, probe
 from discovr_ray.data.formats.avi_writer import write_avi
 from discovr_ray.data.manifest import SCHEMA, write_manifest
 from discovr_ray.errors import ManifestError
+from discovr_ray.report import data_samples
 from discovr_ray.report.data_facts import general, read_facts
 from discovr_ray.report.data_labels import histogram, read_labels
 from discovr_ray.report.data_report import DataReport, inspect_data, write_page
@@ -240,14 +241,14 @@ def test_reasons_of_rejected_files_without_their_sources(clean_rows: Rows, tmp_p
         "truncated AVI: 1200 bytes announced, 800 there",
         "truncated AVI: 77 bytes announced, 12 there",
         "same id and content as s3://bucket/Jane Doe/a.avi",
-        "/data/Jane/b.avi: cannot read: no such file or folder",
+        "/data/Jane Doe/b.avi: cannot read: no such file or folder",
         "FileList.csv: EF = 'Jane' is no number",
         "one frame: a still image, not a video",
     ]
     report = inspect_data(written(clean_rows, tmp_path, reasons), DATA, sample=0)
     assert report.facts.rejected == {
         "truncated AVI: # bytes announced, # there": 2,
-        "same id and content as … Doe/a.avi": 1,
+        "same id and content as …": 1,
         "…: cannot read: no such file or folder": 1,
         "FileList.csv: EF = '…' is no number": 1,
         "one frame: a still image, not a video": 1,
@@ -273,6 +274,18 @@ def test_signatures() -> None:
     assert distances(pair[:1], pair[1:])[0, 0] == pytest.approx(2 / 3)
 
 
+def test_pairs_are_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_samples, "BLOCK", 4)
+    rng = np.random.default_rng(0)
+    signatures = [rng.integers(-1, 2, 500).astype(np.int8) for _ in range(11)]
+    signatures[10], signatures[6] = signatures[1], signatures[5]
+    names = [(f"clip-{number}", "TRAIN") for number in range(11)]
+    assert {pair.clips for pair in data_samples._near(names, signatures)} == {
+        ("clip-1", "clip-10"),
+        ("clip-5", "clip-6"),
+    }
+
+
 def test_labels_by_their_kind() -> None:
     cells = [json.dumps({"class": n % 2, "ef": 50.0 + n, "name": f"n{n}", "flag": True, "id": n}) for n in range(20)]
     labels = read_labels([*cells, "{}"], ["TRAIN"] * 20 + ["VAL"])
@@ -295,7 +308,7 @@ def test_labels_by_their_kind() -> None:
     ("reason", "shown"),
     [
         ("frame 60 is damaged: at byte 12.5", "frame # is damaged: at byte #"),
-        ("s3://bucket/p 1/x.avi: gone", "… #/x.avi: gone"),
+        ("s3://bucket/p 1/x.avi: gone", "…: gone"),
         ("frames of (112, 112) pixels", "frames of (#, #) pixels"),
         ("a mask and/or values", "a mask and/or values"),
     ],
