@@ -49,6 +49,15 @@ def test_region_and_spacing() -> None:
     assert details_of(regions(ecg, PICTURE)).region == (40, 10, 280, 210)
 
 
+def test_an_item_that_describes_no_region_is_none() -> None:
+    """As GDCM writes it: nothing but a spacing, of which nobody knows where it holds."""
+    found = details_of(regions(SPACING))
+    assert (found.cm_per_pixel, found.sector is not None) == (None, True)
+    assert details_of(regions(SPACING, PICTURE)).region == (40, 10, 280, 210)
+    with pytest.raises(ClipError, match="RegionLocationMinX0 is missing"):
+        details_of(regions(TISSUE_2D))
+
+
 @pytest.mark.parametrize(
     "spacing",
     [{}, SPACING | {"PhysicalUnitsXDirection": 4}, SPACING | {"PhysicalDeltaY": 0.06}, SPACING | {"PhysicalDeltaX": 0}],

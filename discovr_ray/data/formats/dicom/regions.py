@@ -14,6 +14,7 @@ from discovr_ray.errors import ClipError
 COLOUR_DOPPLER = "colour Doppler (--color keep takes such clips)"
 SAME_SPACING = 0.01  # how far the two pixel spacings may differ and still be one number
 SIDE_BY_SIDE = 0.5  # another 2-D picture of this share of the largest one's area is a second picture
+_DESCRIBES = ("RegionSpatialFormat", "RegionDataType", "RegionLocationMinX0")
 _2D, _M_MODE, _SPECTRAL = 1, 2, 3  # RegionSpatialFormat
 _TISSUE, _COLOUR, _PW, _CW = 1, 2, 3, 4  # RegionDataType
 _CENTIMETRES = 3  # PhysicalUnitsXDirection
@@ -38,7 +39,9 @@ def choose_region(values: Any, height: int, width: int, policy: IngestPolicy) ->
     Errors:
         ClipError: spectral Doppler, M-mode, colour Doppler (by policy), no 2-D picture, or several.
     """
-    items = [_read_item(item, height, width) for item in items_of(values, "SequenceOfUltrasoundRegions")]
+    found = items_of(values, "SequenceOfUltrasoundRegions")
+    # libraries that only know of a pixel spacing write items without kind and place, which describe no region
+    items = [_read_item(item, height, width) for item in found if any(keyword in item for keyword in _DESCRIBES)]
     if not items:
         return None
     if any(item.data_type in (_PW, _CW) or item.spatial_format == _SPECTRAL for item in items):
