@@ -26,7 +26,6 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     JPEGLossless,
     JPEGLosslessSV1,
-    JPEGLSLossless,
     RLELossless,
     UltrasoundMultiFrameImageStorage,
 )
@@ -35,7 +34,7 @@ Array = npt.NDArray[np.uint8]
 
 NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 JPEG_2000 = (JPEG2000Lossless, JPEG2000)
-LOSSLESS = (*NATIVE, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, RLELossless)
+LOSSLESS = (*NATIVE, JPEGLossless, JPEGLosslessSV1, JPEG2000Lossless, RLELossless)
 TISSUE_2D = {"RegionSpatialFormat": 1, "RegionDataType": 1}
 KEY = "0123456789abcdef" * 2
 _FULL_RANGE = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
@@ -89,7 +88,7 @@ def cine(
         dataset.PixelData = native_bytes(frames, photometric, dataset.get("PlanarConfiguration", 0), syntax)
         dataset["PixelData"].VR = "OW" if is_swapped(frames, syntax) else "OB"
         return to_bytes(dataset)
-    if syntax in (JPEGLossless, JPEGLosslessSV1, JPEGLSLossless):
+    if syntax in (JPEGLossless, JPEGLosslessSV1):
         stored = to_ybr(frames) if photometric == "YBR_FULL" else frames
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.PixelData = stored.tobytes() + b"\0" * (stored.size % 2)
@@ -205,7 +204,6 @@ def by_gdcm(data: bytes, syntax: UID) -> bytes:
     kinds = {
         JPEGLossless: gdcm.TransferSyntax.JPEGLosslessProcess14,
         JPEGLosslessSV1: gdcm.TransferSyntax.JPEGLosslessProcess14_1,
-        JPEGLSLossless: gdcm.TransferSyntax.JPEGLSLossless,
     }
     with tempfile.TemporaryDirectory() as folder:
         source, target = str(Path(folder) / "a"), str(Path(folder) / "b")

@@ -21,7 +21,7 @@ from discovr_ray.data.formats.dicom.silence import unquoted
 from discovr_ray.data.formats.reader import MAX_SIDE
 from discovr_ray.errors import ClipError
 
-NATIVE, RLE, JPEG, JPEG_LOSSLESS, JPEG_LS, JPEG_2000 = "native", "RLE", "JPEG", "lossless JPEG", "JPEG-LS", "JPEG 2000"
+NATIVE, RLE, JPEG, JPEG_LOSSLESS, JPEG_2000 = "native", "RLE", "JPEG", "lossless JPEG", "JPEG 2000"
 CODINGS = {
     "1.2.840.10008.1.2": NATIVE,
     "1.2.840.10008.1.2.1": NATIVE,
@@ -31,8 +31,6 @@ CODINGS = {
     "1.2.840.10008.1.2.4.51": JPEG,  # extended: of 8 bits, as everything here
     "1.2.840.10008.1.2.4.57": JPEG_LOSSLESS,
     "1.2.840.10008.1.2.4.70": JPEG_LOSSLESS,  # selection value 1
-    "1.2.840.10008.1.2.4.80": JPEG_LS,
-    "1.2.840.10008.1.2.4.81": JPEG_LS,  # near-lossless
     "1.2.840.10008.1.2.4.90": JPEG_2000,  # lossless
     "1.2.840.10008.1.2.4.91": JPEG_2000,
 }

@@ -14,7 +14,7 @@ Fragments = list[tuple[int, int]]  # (offset in the file, number of bytes) of ea
 
 _HEAD = struct.Struct("<HHL")
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
-_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")  # JPEG and JPEG-LS, JPEG 2000, JP2
+_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")  # JPEG, JPEG 2000, JP2
 
 
 def locate(data: memoryview, start: int, num_frames: int, extended_table: Sequence[int]) -> list[Fragments]:

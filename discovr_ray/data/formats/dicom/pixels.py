@@ -10,7 +10,7 @@ import struct
 import numpy as np
 from PIL import Image
 
-from discovr_ray.data.formats.dicom.cine import GREY, JPEG, JPEG_2000, JPEG_LOSSLESS, JPEG_LS, NATIVE, PALETTE, Cine
+from discovr_ray.data.formats.dicom.cine import GREY, JPEG, JPEG_2000, JPEG_LOSSLESS, NATIVE, PALETTE, Cine
 from discovr_ray.data.formats.dicom.jpeg import Components, decode_jpeg
 from discovr_ray.data.formats.dicom.silence import unquoted
 from discovr_ray.data.formats.reader import Frames
@@ -60,7 +60,8 @@ def _by_pydicom(cine: Cine, source: memoryview | bytes, index: int, num_frames: 
     with unquoted(f"frame {index} is damaged"):
         from pydicom.pixels import get_decoder
 
-        plugin = {JPEG_2000: "pillow", JPEG_LS: "gdcm"}.get(cine.coding, "")
+        # never GDCM, which pydicom would ask first where it is installed: damaged frames can end its process
+        plugin = "pillow" if cine.coding == JPEG_2000 else ""
         values, found = get_decoder(cine.syntax).as_array(
             source,
             index=index if num_frames > 1 else 0,

@@ -26,11 +26,8 @@ def unquoted(doing: str) -> Iterator[None]:
 @lru_cache(maxsize=1)
 def _silence() -> None:
     """For the whole process: frames are decoded in threads, so nothing here may be switched back in between."""
-    import gdcm
     from pydicom import config
 
     config.settings.reading_validation_mode = config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
-    for switch in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
-        switch()
