@@ -23,7 +23,8 @@ def grey_frame(cine: Cine, index: int) -> Frames:
     """[H, W]. Errors: ClipError, the frame is damaged."""
     values, space = _components(cine, index, grey=True)
     if cine.palette is not None:
-        return np.asarray(Image.fromarray(cine.palette[None]).convert("L"), np.uint8)[0][values]
+        table = np.asarray(Image.fromarray(cine.palette[None]).convert("L"), np.uint8)[0]
+        return np.asarray(table[values], np.uint8)
     if space == "grey":
         return 255 - values if cine.photometric == "MONOCHROME1" else values
     if space == "ybr":
