@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 from discovr_ray.data import storage, watchdog
 from discovr_ray.data.adapters.listing import Rejected, Trace
 from discovr_ray.data.manifest import SCHEMA, with_absolute_uris
+from discovr_ray.data.microbatch import COLUMNS
 from discovr_ray.data.shards import (
     Attempt,
     Shard,
@@ -80,17 +81,20 @@ def convert(
             progress.show(done)
     progress.show(done, last=True)
     rows, rejected = _collect(shards, folder, settings)
+    kept = set(rows["clip_id"].to_pylist())
     notes = [] if notes is None else notes
     notes.append(f"clips converted to {settings.codec}, {settings.size} pixels a side, in {folder}")
-    moved = _moved(traces, {row["clip_id"] for row in rows}, shards, settings, notes)
-    return Converted(pa.Table.from_pylist(rows, SCHEMA), rejected, moved)
+    return Converted(rows, rejected, _moved(traces, kept, shards, settings, notes))
 
 
 def _one_pass(
     shards: Sequence[Shard], folder: str, settings: ShardSettings, attempt: TryClip, apart: bool
 ) -> Iterator[str]:
     """Names of the shards that were written; `apart`: each clip in a process of its own, and no shard may be lost."""
-    blocks = [shard.clips.append_column("shard", pa.array([shard.name] * shard.clips.num_rows)) for shard in shards]
+    blocks = [
+        shard.clips.select(COLUMNS).append_column("shard", pa.array([shard.name] * shard.clips.num_rows))
+        for shard in shards
+    ]
     attempt = partial(_try_apart, attempt) if apart else attempt
     arguments = [folder, settings, attempt, storage.access(), watchdog.base_limit_s()]
     try:
@@ -122,18 +126,17 @@ def _try_apart(attempt: TryClip, row: Mapping[str, Any], settings: ShardSettings
     return Attempt(reason=outcome.death) if outcome.death else outcome.value
 
 
-def _collect(
-    shards: Sequence[Shard], folder: str, settings: ShardSettings
-) -> tuple[list[dict[str, Any]], list[Rejected]]:
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        facts = list(pool.map(lambda shard: read_shard(shard.name, folder), shards))
-    rows: list[dict[str, Any]] = []
+def _collect(shards: Sequence[Shard], folder: str, settings: ShardSettings) -> tuple[pa.Table, list[Rejected]]:
+    tables: list[pa.Table] = []
     rejected: list[Rejected] = []
-    for shard, found in zip(shards, facts, strict=True):
-        rows += manifest_rows(shard, found, FOLDER, settings)  # relative: the output can be moved
-        reasons = zip(shard.clips["uri"].to_pylist(), found["reason"].to_pylist(), strict=True)
-        rejected += [Rejected(uri, reason) for uri, reason in reasons if reason]
-    return rows, rejected
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        found = pool.map(lambda shard: read_shard(shard.name, folder), shards)
+        for shard, facts in zip(shards, found, strict=True):
+            rows = manifest_rows(shard, facts, FOLDER, settings)  # relative: the output can be moved
+            tables.append(pa.Table.from_pylist(rows, SCHEMA))
+            reasons = zip(shard.clips["uri"].to_pylist(), facts["reason"].to_pylist(), strict=True)
+            rejected += [Rejected(uri, reason) for uri, reason in reasons if reason]
+    return pa.concat_tables(tables), rejected
 
 
 def _moved(

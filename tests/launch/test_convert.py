@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -55,7 +56,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.ray
-def test_rows_in_are_rows_out_and_rejected(source: Path, ray_cluster: None, tmp_path: Path) -> None:
+def test_rows_in_are_rows_out_and_rejected(
+    source: Path, ray_cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     broken = broken_avis() | broken_mp4s()
     mixed = tmp_path / "mixed"
     mixed.mkdir()
@@ -66,6 +70,7 @@ def test_rows_in_are_rows_out_and_rejected(source: Path, ray_cluster: None, tmp_
     plain = ingest([str(mixed)], str(tmp_path / "plain"))
     done = ingest([str(mixed)], str(tmp_path / "out"), shards=SETTINGS)
     assert done.num_clips == plain.num_clips == 6
+    assert re.search(r"converted (\d+) of \1 clips, [\d.]+/s", caplog.text)
     # the frames behind the first one are looked at while they are converted: the same files fail
     assert rejected(tmp_path / "out").keys() == rejected(tmp_path / "plain").keys()
     assert set(rejected(tmp_path / "out")) == set(broken)
