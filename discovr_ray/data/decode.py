@@ -42,7 +42,8 @@ def probe(data: bytes, fps: float = 0.0) -> VideoInfo:
     if info.num_frames < 2:
         return info  # a still image needs no frame rate
     if not info.fps:
-        raise ClipError("neither the file nor its data set says how many frames a second has")
+        hint = _BY_FORMAT[info.format].rate_fields
+        raise ClipError(f"neither the file nor its data set says how many frames a second has{hint}")
     if not (math.isfinite(info.fps) and info.fps > 0):
         raise ClipError(f"frame rate {info.fps}: must be a positive number")
     return info

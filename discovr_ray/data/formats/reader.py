@@ -44,6 +44,7 @@ class FormatReader(ABC):
     """Strict: a damaged frame is a ClipError, never a frame with wrong pixels. Readers keep no state."""
 
     formats: tuple[str, ...]  # every VideoInfo.format it returns
+    rate_fields: str = ""  # " (...)", where a file would say its frame rate, for people who miss it
 
     @abstractmethod
     def recognises(self, data: bytes) -> bool:

@@ -23,6 +23,7 @@ class DicomReader(FormatReader):
     """Files with the preamble of DICOM Part 10, which all archives write."""
 
     formats = ("dicom",)
+    rate_fields = f" ({', '.join(FRAME_RATE)} are missing or 0)"
 
     def recognises(self, data: bytes) -> bool:
         return data[128:132] == b"DICM"
