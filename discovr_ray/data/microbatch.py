@@ -32,8 +32,13 @@ class _Outcome(NamedTuple):
     reason: str
 
 
-def decode_micro_batch(clips: pa.Table, number: int, plan: StreamPlan, data: DataConfig) -> dict[str, Any]:
+def decode_micro_batch(
+    clips: pa.Table, number: int, plan: StreamPlan, data: DataConfig, frames: npt.NDArray[np.uint8] | None = None
+) -> dict[str, Any]:
     """Decode micro-batch `number` of the run.
+
+    Args:
+        frames: zeros [b, T, S, S] to decode into, which spares a copy of them; None: new ones.
 
     Returns columns of b rows: number int64, clip_id, clip_key int64, frames uint8 [b, T, S, S], num_padded int64,
     reason (empty for a good clip). A clip that fails keeps its row, with frames of zeros and its reason.
@@ -47,7 +52,8 @@ def decode_micro_batch(clips: pa.Table, number: int, plan: StreamPlan, data: Dat
     positions = plan.positions(assignment.epoch, keys)
     with ThreadPoolExecutor(min(READ_THREADS, len(rows))) as pool:
         outcomes = list(pool.map(lambda row, position: _load(row, data, position), rows, positions.tolist()))
-    frames = np.zeros((len(rows), data.num_frames, data.image_size, data.image_size), np.uint8)
+    if frames is None:
+        frames = np.zeros((len(rows), data.num_frames, data.image_size, data.image_size), np.uint8)
     for place, outcome in zip(frames, outcomes, strict=True):
         if outcome.frames is not None:
             place[:] = outcome.frames

@@ -100,6 +100,13 @@ class StreamPlan:
         """Micro-batches of a segment that `rank` takes, in order; `accumulation` of them make one step."""
         return self.numbers(segment)[rank :: self.world_size]
 
+    def blocks(self, segment: Segment, length: int) -> list[range]:
+        """A segment in blocks of `length` micro-batches of one rank, fewer in the last ones; block i is of rank i mod
+        world_size.
+        """
+        ranks = [self.rank_numbers(segment, rank) for rank in range(self.world_size)]
+        return [numbers[first : first + length] for first in range(0, len(ranks[0]), length) for numbers in ranks]
+
     def segments(self, max_micro_batches: int) -> Iterator[Segment]:
         """Cut the run into segments of at most `max_micro_batches`, or of one step where a step has more."""
         length = max(1, max_micro_batches // self.micro_batches_per_step)

@@ -76,6 +76,13 @@ def test_segments_cover_the_rest_of_the_run_once(length: int, start_step: int) -
     assert numbers == list(range(start_step * 8, 8 * 8))
 
 
+def test_blocks_are_dealt_out_in_turn_and_equally_long_side_by_side() -> None:
+    plan = make_plan()  # 8 micro-batches a step
+    blocks = plan.blocks(Segment(1, 2), 3)
+    assert [list(block) for block in blocks] == [[8, 10, 12], [9, 11, 13], [14], [15]]
+    assert [list(block) for block in plan.blocks(Segment(1, 2), 1)] == [[number] for number in range(8, 16)]
+
+
 def test_assignment_names_step_and_epoch() -> None:
     plan = make_plan()
     assignment = plan.assignment(4 * 8 + 5)

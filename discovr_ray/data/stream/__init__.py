@@ -1,8 +1,8 @@
 """The stream: Ray Data decodes the micro-batches of the plan, in order, and deals them out to the training ranks.
 
-Every micro-batch is one block, made by one task from its number alone (feeder.py). With the order preserved and a whole
-number of blocks per rank, `streaming_split` deals the blocks out in turn, so block k belongs to rank k % world_size, as
-the plan says; every rank checks the numbers that arrive (reader.py).
+A block is a few micro-batches of one rank, made by one task from their numbers alone (feeder.py). With the order
+preserved and blocks of equal length side by side, `streaming_split` deals the blocks out in turn, so block k belongs to
+rank k % world_size, as the plan says; every rank checks the numbers that arrive (reader.py).
 
 A run can have a hundred million micro-batches, and Ray Data plans all blocks of a data set at once. So the run is cut
 into segments, each a data set of its own, which a small actor (the feeder) builds one after the other.

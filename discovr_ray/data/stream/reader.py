@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import re
 import threading
 import time
+from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -105,15 +107,18 @@ class Reader:
     def _read_segment(self, index: int, segment: Segment) -> None:
         iterator = ray.get(self._feeder.iterator.remote(index, self._rank))
         expected = self._spec.plan.rank_numbers(segment, self._rank)
-        prefetch = self._spec.config.data.prefetch_batches
+        per_block = self._spec.micro_batches_per_block(segment)
+        prefetch = math.ceil(self._spec.config.data.prefetch_batches / per_block)
         blocks = iter(iterator.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch))
+        parts = _parts(blocks, self._spec.plan.micro_batch)
         try:
             for place, number in enumerate(expected):
-                if not self._put(_micro_batch(_checked(next(blocks, None), number), self._spec.plan)):
+                if not self._put(_micro_batch(_checked(next(parts, None), number), self._spec.plan)):
                     return
                 if place == len(expected) // 2:
                     self._feeder.prepare.remote(index + 1)
         finally:
+            parts.close()
             blocks.close()
 
     def _put(self, item: MicroBatch | Exception) -> bool:
@@ -125,6 +130,13 @@ class Reader:
                 continue
             return True
         return False
+
+
+def _parts(blocks: Iterable[dict[str, Any]], num_clips: int) -> Generator[dict[str, Any]]:
+    """Each block cut into micro-batches of `num_clips`."""
+    for block in blocks:
+        for first in range(0, len(block["number"]), num_clips):
+            yield {name: column[first : first + num_clips] for name, column in block.items()}
 
 
 def _checked(block: dict[str, Any] | None, number: int) -> dict[str, Any]:
@@ -161,7 +173,7 @@ def _explain(error: Exception) -> str:
         return f"the storage of the clips does not answer: {outages[-1]}"
     if isinstance(error, RayError) and "WorkerCrashedError" in f"{type(error).__name__} {error}":
         return (
-            f"a decode process died {DECODE_RETRIES + 1} times at the same micro-batch, so one of the next clips makes "
+            f"a decode process died {DECODE_RETRIES + 1} times at the same micro-batches, so one of the next clips makes "
             "the decoder crash or hang, or the node has no memory left; the log of Ray's workers names the signal"
         )
     return f"{type(error).__name__}: {error}"
