@@ -173,7 +173,7 @@ def _explain(error: Exception) -> str:
         return f"the storage of the clips does not answer: {outages[-1]}"
     if isinstance(error, RayError) and "WorkerCrashedError" in f"{type(error).__name__} {error}":
         return (
-            f"a decode process died {DECODE_RETRIES + 1} times at the same micro-batches, so one of the next clips makes "
-            "the decoder crash or hang, or the node has no memory left; the log of Ray's workers names the signal"
+            f"a decode process died {DECODE_RETRIES + 1} times at the same micro-batches, so one of the next clips "
+            "makes the decoder crash or hang, or the node has no memory left; the log of Ray's workers names the signal"
         )
     return f"{type(error).__name__}: {error}"
