@@ -61,6 +61,8 @@ def allowed(key: str, hint: Any) -> str:
         return ", ".join(f"`{value}`" for value in get_args(hint))
     if key in ABOVE_ZERO:
         return "number, 0 or above" if key == "model.mlp_ratio" else "number above 0"
+    if hint == (int | tuple[int, int]):
+        return "integer, at least 1, or [min, max]"
     kind = {int: "integer", float: "number", bool: "`true`, `false`", str: "text"}.get(hint, "")
     if key in RANGES:
         low, high = RANGES[key]

@@ -17,7 +17,7 @@ class RunPlan:
     steps_per_epoch: int
     total_steps: int  # where the run stops
     schedule_steps: int  # where the schedules end: epochs * steps_per_epoch
-    accumulation: int
+    accumulation: int  # with the most workers that the run may have
     peak_lr: float
 
 
@@ -39,6 +39,6 @@ def derive_plan(config: Config, num_clips: int) -> RunPlan:
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         schedule_steps=schedule_steps,
-        accumulation=engine.global_batch // (config.run.workers * engine.micro_batch),
+        accumulation=engine.global_batch // (config.run.max_workers * engine.micro_batch),
         peak_lr=config.optim.lr * engine.global_batch / 256,
     )

@@ -61,6 +61,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "checkpoint.keep": (1, None),
     "run.seed": (0, 2**63 - 1),  # a 64-bit word of randomness.hash_words
     "run.workers": (1, None),
+    "run.resize_interval_s": (1, None),
     "run.cpus_per_worker": (0.01, None),
     "run.threads_per_worker": (0, None),
     "run.log_every_steps": (1, None),
@@ -101,15 +102,15 @@ def check_clips(config: Config, num_clips: int) -> list[str]:
 def check_resources(config: Config, cpus: float, gpus: float) -> list[str]:
     """Rules that need the size of the cluster: CPUs and GPUs that Ray manages."""
     run, problems = config.run, []
-    training = run.workers * run.cpus_per_worker
+    training = run.min_workers * run.cpus_per_worker
     if training + config.data.decode_cpus > cpus + 1e-6:
         problems.append(
             f"run.workers x run.cpus_per_worker = {training:g} CPUs plus data.decode_cpus = "
             f"{config.data.decode_cpus:g}: the cluster has {cpus:g}; without CPUs left for decoding the workers "
             "would wait for ever"
         )
-    if run.use_gpu and run.workers > gpus:
-        problems.append(f"run.workers = {run.workers}: each needs a GPU and the cluster has {gpus:g}")
+    if run.use_gpu and run.min_workers > gpus:
+        problems.append(f"run.workers = {run.min_workers}: each needs a GPU and the cluster has {gpus:g}")
     return problems
 
 
@@ -122,7 +123,8 @@ def _check_ranges(config: Config) -> list[str]:
     problems = []
     for key, (low, high) in RANGES.items():
         value = _value(config, key)
-        if (low is not None and not value >= low) or (high is not None and not value <= high):
+        lowest, highest = value if isinstance(value, tuple) else (value, value)
+        if (low is not None and not lowest >= low) or (high is not None and not highest <= high):
             rule = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
             problems.append(f"{key} = {value}: must be {rule}")
     problems += [f"{key} = {_value(config, key)}: must be above 0" for key in ABOVE_ZERO if not _value(config, key) > 0]
@@ -179,10 +181,13 @@ def _check_shapes(config: Config) -> list[str]:
 
 def _check_batches(config: Config) -> list[str]:
     engine, run = config.engine, config.run
-    per_pass = run.workers * engine.micro_batch
-    if per_pass > 0 and engine.global_batch % per_pass:
-        return [
-            f"engine.global_batch = {engine.global_batch}: must be a multiple of run.workers x engine.micro_batch = "
-            f"{run.workers} x {engine.micro_batch} = {per_pass} (the multiple is the number of accumulated passes)"
-        ]
+    if run.min_workers > run.max_workers:
+        return [f"run.workers = {run.workers}: must be [min, max], the smaller number first"]
+    for workers in range(run.min_workers, run.max_workers + 1):  # a run may find itself with any of them
+        per_pass = workers * engine.micro_batch
+        if per_pass > 0 and engine.global_batch % per_pass:
+            return [
+                f"engine.global_batch = {engine.global_batch}: must be a multiple of run.workers x engine.micro_batch "
+                f"= {workers} x {engine.micro_batch} = {per_pass} (the multiple is the number of accumulated passes)"
+            ]
     return []

@@ -199,13 +199,22 @@ class RunConfig:
     storage_path: str = "runs"  # local path or URI; must be shared by all nodes
     resume: bool = False  # continue the run of this name; without it an existing name is refused
     seed: int = 0  # of weights, order, windows, crops and masks
-    workers: int = 1  # training processes; one GPU each with use_gpu
+    workers: int | tuple[int, int] = 1  # training processes, with use_gpu one GPU each; [min, max]: as many as fit
+    resize_interval_s: float = 60.0  # with [min, max]: how often to look whether another number of workers fits
     use_gpu: bool = False  # CUDA and NCCL; else CPU and gloo
     cpus_per_worker: float = 1.0  # CPUs that Ray sets aside for each
     threads_per_worker: int = 0  # torch threads; 0: int(cpus_per_worker), at least 1; with use_gpu torch's own number
     log_every_steps: int = 10  # optimiser steps between two lines of metrics
     max_failures: int = 3  # worker-group restarts before the run fails
     autoscaling: bool = False  # the cluster may grow: do not hold the run against its present size
+
+    @property
+    def min_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 @dataclass(frozen=True)

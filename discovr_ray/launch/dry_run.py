@@ -44,13 +44,14 @@ def _num_embedded_clips(config: Config) -> int:
 def _plan_lines(config: Config, plan: RunPlan, uri: str) -> list[str]:
     engine, run = config.engine, config.run
     device = "GPU" if run.use_gpu else "CPU"
+    fewer = f", or {run.min_workers} workers and more passes" if run.min_workers < run.max_workers else ""
     return [
         f"run          {uri}",
         f"clips        {plan.num_clips} from {config.data.manifest}, {config.data.num_frames} frames of "
         f"{config.data.image_size} px each",
         f"steps        {plan.total_steps} ({plan.steps_per_epoch} an epoch, schedules over {plan.schedule_steps})",
-        f"batch        {engine.global_batch} = {run.workers} {device} workers x {engine.micro_batch} clips x "
-        f"{plan.accumulation} passes",
+        f"batch        {engine.global_batch} = {run.max_workers} {device} workers x {engine.micro_batch} clips x "
+        f"{plan.accumulation} passes{fewer}",
         f"engine       DeepSpeed ZeRO stage {engine.zero_stage}, {engine.precision}",
         f"peak lr      {plan.peak_lr:.3g}",
         f"checkpoints  every {config.checkpoint.every_steps} steps, the newest {config.checkpoint.keep} kept",

@@ -100,7 +100,7 @@ def log_plan(config: Config, plan: RunPlan) -> None:
         plan.steps_per_epoch,
         plan.total_steps,
         config.engine.global_batch,
-        config.run.workers,
+        config.run.max_workers,
         config.engine.micro_batch,
         plan.accumulation,
         config.engine.zero_stage,
@@ -118,7 +118,10 @@ def _trainer(config: Config, task: WorkerTask) -> TorchTrainer:
         train_loop_config={"task": task},
         torch_config=TorchConfig(backend="nccl" if run.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=run.workers, use_gpu=run.use_gpu, resources_per_worker=resources
+            num_workers=run.workers,
+            use_gpu=run.use_gpu,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=run.resize_interval_s,
         ),
         run_config=ray.train.RunConfig(
             name=run.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -78,6 +79,8 @@ class _Session:
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
         self.device = _device(config)
+        # of [min, max] those that are there
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, workers=self.world_size))
         self._config = config
         self._task = task
         self._clips = _clips(config, task.clips_sha256)

@@ -35,7 +35,7 @@ def estimate_memory(config: Config) -> MemoryEstimate:
     with torch.device("meta"):
         student = sum(parameter.numel() for parameter in Student(config).parameters())
         teacher = sum(parameter.numel() for parameter in Teacher(config).parameters())
-    stage, workers = config.engine.zero_stage, config.run.workers
+    stage, workers = config.engine.zero_stage, config.run.min_workers
 
     def share(from_stage: int) -> int:
         return workers if stage >= from_stage else 1

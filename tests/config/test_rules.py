@@ -150,3 +150,17 @@ def test_each_gpu_worker_needs_a_gpu() -> None:
     assert check_resources(config, cpus=16, gpus=2) == []
     assert check_resources(config, cpus=16, gpus=1) == ["run.workers = 2: each needs a GPU and the cluster has 1"]
     assert check_resources(load_config("demo"), cpus=16, gpus=0) == []
+
+
+def test_a_range_of_workers_holds_each_number_to_the_rules() -> None:
+    config = load_config("demo", ["run.workers=[1,2]", "run.cpus_per_worker=1"])
+    assert config.run.workers == (1, 2)
+    assert parse_config(config.to_dict()) == config
+    assert derive_plan(config, 96).accumulation == 1  # with both; one worker makes two passes
+    assert check_resources(config, cpus=2, gpus=0) == []  # enough for the smaller number
+    (problem,) = problems_of({"run": {"workers": [2, 4]}})
+    assert problem.startswith("engine.global_batch = 256: must be a multiple of run.workers x engine.micro_batch = 3 x")
+    assert problems_of({"run": {"workers": [2, 1]}}) == [
+        "run.workers = (2, 1): must be [min, max], the smaller number first"
+    ]
+    assert problems_of({"run": {"workers": [0, 2]}}) == ["run.workers = (0, 2): must be at least 1"]
