@@ -10,7 +10,6 @@ import numpy as np
 
 from discovr_ray.data.formats.dicom.attributes import (
     ALLOWED,
-    IDS,
     items_of,
     keyed_hash,
     number,
@@ -117,7 +116,7 @@ def _ids(values: Any, key: str) -> dict[str, str]:
     """clip_id and patient_id, or why there are none; a guess would put one patient into two splits."""
     if not key:
         return {"anonymous": NO_KEY}
-    missing = [keyword for keyword in IDS if keyword != "StudyInstanceUID" and not text_of(values, keyword)]
+    missing = [keyword for keyword in ("PatientID", "SOPInstanceUID") if not text_of(values, keyword)]
     if missing:
         return {"anonymous": f"{' and '.join(missing)} missing: neither is guessed from the file's name"}
     patient, clip = text_of(values, "PatientID"), text_of(values, "SOPInstanceUID")
