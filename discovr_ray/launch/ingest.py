@@ -29,6 +29,8 @@ from discovr_ray.launch.splits import SplitRule
 
 logger = logging.getLogger(__name__)
 
+ROWS_AT_ONCE = 10_000  # turned into dicts, each of 3 kB, on their way into the manifest
+
 
 class IngestSummary(NamedTuple):
     manifest_uri: str
@@ -163,6 +165,11 @@ def _write_traces(traces: Sequence[Trace], uri: str) -> str:
 
 def _table(looked: Sequence[Looked], output: str) -> pa.Table:
     """Manifest rows; a file below the manifest's folder is named relative to it, so that the folder can be moved."""
+    parts = [looked[start : start + ROWS_AT_ONCE] for start in range(0, len(looked), ROWS_AT_ONCE)]
+    return pa.concat_tables([SCHEMA.empty_table(), *(_part_of_table(part, output) for part in parts)])
+
+
+def _part_of_table(looked: Sequence[Looked], output: str) -> pa.Table:
     records = [item.details._asdict() | item.row._asdict() | item.facts._asdict() for item in looked]
     for record in records:
         record["uri"] = record["uri"].removeprefix(f"{output.rstrip('/')}/")
