@@ -47,7 +47,11 @@ class TooManyBadClipsError(DiscovrError):
 
 
 class NonFiniteError(DiscovrError):
-    """A loss term is NaN or infinite; the message names the step and the term."""
+    """Loss or gradient were NaN or infinite too often in a row; the message names the steps and the term."""
+
+
+class CollapseError(DiscovrError):
+    """A sign of collapse has lasted and `health.on_collapse` is stop; the message names the sign and its steps."""
 
 
 class CheckpointError(DiscovrError):

@@ -59,6 +59,16 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "engine.micro_batch": (1, None),
     "checkpoint.every_steps": (1, None),
     "checkpoint.keep": (1, None),
+    "health.max_skipped_in_row": (0, None),
+    "health.patience_steps": (1, None),
+    "health.early_share": (0, 1),
+    "health.min_feature_std": (0, 1),
+    "health.min_rank_me": (0, None),
+    "health.min_prototype_share": (0, 1),
+    "health.min_entropy_share": (0, 1),
+    "health.max_entropy_share": (0, 1),
+    "health.spike_factor": (1, None),
+    "health.spike_window_steps": (2, None),
     "run.seed": (0, 2**63 - 1),  # a 64-bit word of randomness.hash_words
     "run.workers": (1, None),
     "run.resize_interval_s": (1, None),
@@ -66,6 +76,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "run.threads_per_worker": (0, None),
     "run.log_every_steps": (1, None),
     "run.max_failures": (0, None),
+    "run.hang_timeout_s": (0, None),
 }
 ABOVE_ZERO = (
     "storage.read_timeout_s",
@@ -150,6 +161,11 @@ def _check_values(config: Config) -> list[str]:
         problems.append(f"data.std = {list(data.std)}: each must be above 0")
     if loss.w_vid == loss.w_img == loss.w_scd == 0:
         problems.append("loss.w_vid = loss.w_img = loss.w_scd = 0: at least one must be above 0")
+    if 0 < config.run.hang_timeout_s <= config.storage.outage_patience_s:
+        problems.append(
+            f"run.hang_timeout_s = {config.run.hang_timeout_s:g}: must be 0 or above storage.outage_patience_s = "
+            f"{config.storage.outage_patience_s:g}; a storage that pauses is waited for"
+        )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.run.name):
         problems.append(
             f"run.name = {config.run.name!r}: must be letters, digits, '.', '_' and '-' (it names a folder)"

@@ -172,7 +172,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class HealthConfig:
-    """When training is in trouble, and what is done about it (docs/reliability.md). The report judges by the same limits."""
+    """When training is in trouble, and what is done about it (docs/reliability.md). The report has the same limits."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -206,6 +206,7 @@ class RunConfig:
     threads_per_worker: int = 0  # torch threads; 0: int(cpus_per_worker), at least 1; with use_gpu torch's own number
     log_every_steps: int = 10  # optimiser steps between two lines of metrics
     max_failures: int = 3  # worker-group restarts before the run fails
+    hang_timeout_s: float = 0.0  # seconds without a step until workers tell where they hang and restart; 0: never
     autoscaling: bool = False  # the cluster may grow: do not hold the run against its present size
 
     @property

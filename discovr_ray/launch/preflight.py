@@ -30,7 +30,7 @@ FREE_ON_RESUME = {
     "engine.zero_stage",
     "engine.recompute_activations",
 }
-FREE_SECTIONS = {"checkpoint", "storage", "run"}  # all but run.seed
+FREE_SECTIONS = {"checkpoint", "storage", "health", "run"}  # all but run.seed
 
 
 def run_uri(config: Config) -> str:

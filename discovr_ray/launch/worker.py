@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from discovr_ray.config import Config, derive_plan, parse_config
 from discovr_ray.data import storage
 from discovr_ray.data.manifest import fingerprint, read_manifest, select_clips
 from discovr_ray.data.stream import ClipFailure, ClipStream, MicroBatch, open_stream
-from discovr_ray.errors import CheckpointError, NonFiniteError, TooManyBadClipsError
+from discovr_ray.errors import CheckpointError, CollapseError, NonFiniteError, TooManyBadClipsError
 from discovr_ray.launch.logs import show_progress
 from discovr_ray.model.discovr import Student, Teacher
 from discovr_ray.model.weights import export_encoder
@@ -31,9 +31,11 @@ from discovr_ray.report.samples import write_samples
 from discovr_ray.train import checkpoint
 from discovr_ray.train.allocator import keep_freed_memory
 from discovr_ray.train.engine import Engine
+from discovr_ray.train.health import Health
 from discovr_ray.train.loop import train
 from discovr_ray.train.quarantine import Quarantine
 from discovr_ray.train.run_log import QUARANTINE_FILE, RunLog, read_records
+from discovr_ray.train.saver import Saver
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
     _set_up_process(config)
     try:
         return _Session(config, task).run()
-    except (NonFiniteError, TooManyBadClipsError, CheckpointError) as error:
+    except (NonFiniteError, CollapseError, TooManyBadClipsError, CheckpointError) as error:
         # every rank raises these at the same step; a restart would only meet them again
         logger.error("%s", error)
         return WorkerResult(error=error)
@@ -93,35 +95,41 @@ class _Session:
 
     def run(self) -> WorkerResult:
         config, plan = self._config, self._plan
-        start_step = self._restore()
+        state = self._restore()
+        start_step = state.step if state else 0
+        self._health = Health(config, plan, state.skipped_steps if state else ())
         known_bad = [str(record["clip_id"]) for record in read_records(self._task.run_uri, QUARANTINE_FILE)]
         dist.barrier()  # everybody has read before rank 0 writes
         if self.rank == 0:
             checkpoint.retract(self._task.run_uri, newer_than=start_step)
             checkpoint.prune(self._task.run_uri, config.checkpoint.keep)
+            checkpoint.remove_orphans(self._task.run_uri)
             self._log = RunLog(self._task.run_uri, config, plan, start_step)
             logger.info("starting at step %d of %d on %d workers", start_step, plan.total_steps, self.world_size)
         self._quarantine = Quarantine(config, plan.num_clips, known_bad)
+        self._saver = Saver(self._task.run_uri, config.checkpoint)  # waits for rank 0's cleaning
         try:
-            steps = train(config, plan, self._engine, self, start_step, self._quarantine)
+            steps = train(config, plan, self._engine, self, start_step, self._quarantine, self._health)
+            self._saver.finish()
         finally:
+            self._saver.close()
             if self._log:
                 self._log.close()
         return WorkerResult(steps=steps, stopped=steps < plan.total_steps)
 
-    def _restore(self) -> int:
-        """Optimiser steps done by the newest sound checkpoint, now loaded; 0 when there is none."""
+    def _restore(self) -> checkpoint.TrainState | None:
+        """What the newest sound checkpoint says, now loaded; None when there is none."""
         with tempfile.TemporaryDirectory(prefix="discovr-restore-") as folder:
             restored = checkpoint.restore(self._task.run_uri, Path(folder), self._engine.needs)
             if restored:
                 self._engine.load(restored)
-                return restored.state.step
+                return restored.state
         if damaged := checkpoint.sealed(self._task.run_uri):
             raise CheckpointError(
                 f"{self._task.run_uri}: none of the {len(damaged)} checkpoints is sound (the warnings above say why); "
                 "the run does not start over by itself: remove them, or choose another run.name"
             )
-        return 0
+        return None
 
     def steps(self, start_step: int) -> Iterator[list[MicroBatch]]:
         if start_step >= self._plan.total_steps:
@@ -150,25 +158,13 @@ class _Session:
         assert self._log is not None
         self._log.quarantine(step, (step - 1) // self._plan.steps_per_epoch, failures)  # steps count from 1
 
+    def hung(self, step: int, stacks: str) -> None:
+        uri = storage.join(self._task.run_uri, "stacks", f"step_{step:08d}_rank_{self.rank}.txt")
+        logger.error("rank %d hangs; where: %s", self.rank, uri)
+        storage.write_bytes(uri, stacks.encode())
+
     def save(self, step: int) -> None:
-        name = checkpoint.folder_name(step)
-        uri = storage.join(self._task.run_uri, name)
-        if self._log:
-            storage.remove_tree(uri)  # what a killed attempt may have left there
-            self._log.publish()
-        dist.barrier()
-        with tempfile.TemporaryDirectory(prefix="discovr-checkpoint-") as temporary:
-            folder = Path(temporary) / name
-            self._engine.save(folder)
-            self._take_home(folder, step)
-            records = checkpoint.describe(folder)
-            ray.train.report({"step": step}, ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
-        gathered: list[list[checkpoint.FileRecord]] = [[] for _ in range(self.world_size)]
-        dist.all_gather_object(gathered, records)  # returns when every rank has uploaded its files
-        if self.rank == 0:
-            checkpoint.seal(uri, [record for part in gathered for record in part], self._state(step))
-            checkpoint.prune(self._task.run_uri, self._config.checkpoint.keep)
-            logger.info("checkpoint of step %d is complete: %s", step, uri)
+        self._saver.save(self._state(step), lambda: self._copy(step))
 
     def _state(self, step: int) -> checkpoint.TrainState:
         return checkpoint.TrainState(
@@ -180,17 +176,26 @@ class _Session:
             zero_stage=self._config.engine.zero_stage,
             config=self._config.to_dict(),
             quarantined=sorted(self._quarantine.clip_ids),
+            skipped_steps=list(self._health.skipped_steps),
         )
 
-    def _take_home(self, folder: Path, step: int) -> None:
-        """The encoder and, at the end of the run, the report's samples. All ranks take part in gathering weights."""
-        teacher_state = self._engine.teacher_state()
-        if self.rank == 0:
-            export_encoder(folder, self._config, teacher_state, step)
-        if step == self._plan.total_steps:
-            student_state = self._engine.student_state()
-            if self.rank == 0 and self._sample_batch:
-                write_samples(folder, self._config, teacher_state, student_state, self._sample_batch)
+    def _copy(self, step: int) -> Callable[[Path], None]:
+        """A copy of all that a checkpoint holds, and what writes this rank's files of it. Called by all ranks."""
+        shards, batch = self._engine.snapshot(), self._sample_batch
+        is_last = step == self._plan.total_steps  # then the report's samples come along
+        teacher_state = self._engine.teacher_state() if is_last else self._engine.encoder_state()
+        student_state = self._engine.student_state() if is_last else {}
+
+        def write(folder: Path) -> None:
+            for shard in shards:
+                shard.write(folder)
+            if self._log:  # rank 0
+                self._log.publish()
+                export_encoder(folder, self._config, teacher_state, step)
+                if is_last and batch:
+                    write_samples(folder, self._config, teacher_state, student_state, batch)
+
+        return write
 
 
 def _clips(config: Config, wanted: str) -> pa.Table:

@@ -41,6 +41,7 @@ class TrainState:
     config: dict[str, Any]
     clips_sha256: str = ""  # manifest.fingerprint of those clips
     quarantined: list[str] = dataclasses.field(default_factory=list)  # ids of clips that failed so far
+    skipped_steps: list[int] = dataclasses.field(default_factory=list)  # without an update; `step` counts them too
     versions: dict[str, str] = dataclasses.field(default_factory=dict)  # library -> version that wrote it
 
 

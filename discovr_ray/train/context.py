@@ -30,5 +30,8 @@ class Context(Protocol):
     def quarantine(self, step: int, failures: Sequence[ClipFailure]) -> None:
         """Keep a record of clips that failed for the first time, in the run's step `step`, from 1; rank 0 only."""
 
+    def hung(self, step: int, stacks: str) -> None:
+        """Keep the stacks of this rank, which hangs after `step`; its process ends then. Called in another thread."""
+
     def save(self, step: int) -> None:
         """Write a checkpoint of the engine as it is after `step` optimiser steps. (all)"""

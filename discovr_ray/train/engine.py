@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from discovr_ray.config import Config
-from discovr_ray.errors import CheckpointError, NonFiniteError
+from discovr_ray.errors import CheckpointError
 from discovr_ray.model.discovr import Student, StudentOutput, Teacher, TeacherOutput
 from discovr_ray.train import ema, ranks
 from discovr_ray.train.checkpoint import LocalCheckpoint
@@ -94,22 +94,23 @@ class Engine:
     def step(self, lr: float) -> float:
         """Update the student after the last pass; returns the L2 norm of the whole gradient, before clipping.
 
-        Errors:
-            NonFiniteError: the norm is NaN or infinite; the weights stay as they were, on all ranks.
+        When the norm is NaN or infinite, it is so on all ranks, and the gradient is dropped: weights, moments and
+        AdamW's count of updates stay as they were.
         """
         if self._passes_done != self._passes:
             raise RuntimeError(f"step after {self._passes_done} passes; the configuration says {self._passes}")
         self._passes_done = 0
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        number = self._engine.global_steps + 1  # as the log counts
-        norm = self._whole_gradient_norm() if self._stage == 0 else None
-        if norm is None or math.isfinite(norm):
+        if self._stage > 0:  # these compute the norm on the way, and do without the update when it is not finite
             self._engine.step()
-        if norm is None:  # stages 1 to 3 compute it on the way, and skip the update when it is not finite
-            norm = float(self._engine.get_global_grad_norm())
-        if not math.isfinite(norm):
-            raise NonFiniteError(f"step {number}: the gradient's norm is {norm}; the weights were not updated")
+            return float(self._engine.get_global_grad_norm())
+        norm = self._whole_gradient_norm()
+        if math.isfinite(norm):
+            self._engine.step()
+        else:
+            self._engine.zero_grad()
+            self._engine.micro_steps += 1  # which tells DeepSpeed the last pass of a step
         return norm
 
     def update_teacher(self, momentum: float) -> None:

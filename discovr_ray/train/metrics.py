@@ -47,7 +47,7 @@ class Metrics:
     def observe(
         self, passes: Sequence[Pass], losses: dict[str, float], prototype_counts: torch.Tensor, grad_norm: float
     ) -> None:
-        """After every optimiser step, with the global losses; never waits for the device.
+        """After every optimiser step that was not skipped, with the global losses; never waits for the device.
 
         `prototype_counts` [K] counts this rank's tokens by their nearest prototype.
         """
@@ -64,9 +64,10 @@ class Metrics:
     def record(self, step: int, values: StepValues, num_bad: int) -> dict[str, float] | None:
         """Means since the last record, as plain numbers; None on all ranks but 0.
 
-        Every rank must call it, after `observe`.
+        None everywhere, and no new start, when not a single step was observed. Every rank must call it.
         """
-        assert self._counts is not None
+        if self._counts is None:
+            return None
         dist.all_reduce(self._counts)
         record = self._figures(step, values, num_bad, self._counts) if self._rank == 0 else None
         self._start_window()

@@ -54,6 +54,10 @@ class Losses(NamedTuple):
     def plus(self, other: Losses) -> Losses:
         return Losses(*(mine + theirs.detach() for mine, theirs in zip(self, other, strict=True)))
 
+    def to_differentiate(self) -> torch.Tensor:
+        """The total; its whole gradient is NaN where the total is not finite, so that the step cannot go unnoticed."""
+        return self.total * torch.where(self.total.isfinite(), 1.0, torch.nan)
+
     def over_ranks(self) -> dict[str, float]:
         """Sums over ranks under their names in the log; waits for the device. Every rank must call it."""
         sums = torch.stack(list(self))

@@ -10,6 +10,7 @@ from loop_runs import NUM_CLIPS, LocalContext, build_engine
 from discovr_ray.config import Config, derive_plan
 from discovr_ray.train import checkpoint, ranks
 from discovr_ray.train.checkpoint import TrainState
+from discovr_ray.train.health import Health
 from discovr_ray.train.loop import train
 from discovr_ray.train.quarantine import Quarantine
 
@@ -28,7 +29,7 @@ def run_part(rank: int, config: Config, first: int, last: int, base: Path) -> Pa
     if first:
         before = checkpoint.read(str(base / checkpoint.folder_name(first)))
         engine.load(checkpoint.fetch(before, base, engine.needs))
-    train(config, plan, engine, context, first, Quarantine(config, NUM_CLIPS))
+    train(config, plan, engine, context, first, Quarantine(config, NUM_CLIPS), Health(config, plan))
     folder = base / checkpoint.folder_name(last)
     engine.save(folder)
     if rank == 0:

@@ -15,6 +15,7 @@ from discovr_ray.model.discovr import Student, Teacher
 from discovr_ray.randomness import clip_key, hash_words
 from discovr_ray.train import ranks
 from discovr_ray.train.engine import Engine
+from discovr_ray.train.health import Health
 from discovr_ray.train.loop import train
 from discovr_ray.train.quarantine import Quarantine
 
@@ -108,6 +109,9 @@ class LocalContext:
         self.failures.extend(failures)
         self.quarantined_at.append(step)
 
+    def hung(self, step: int, stacks: str) -> None:
+        raise AssertionError(f"hung after step {step}:\n{stacks}")
+
     def save(self, step: int) -> None:
         self.saved.append(step)
 
@@ -127,11 +131,16 @@ def build_engine(config: Config) -> Engine:
     return Engine(Student(config), Teacher(config), config, ranks.world_size(), torch.device("cpu"))
 
 
+def train_anew(config: Config, engine: Engine, context: LocalContext, quarantine: Quarantine | None = None) -> int:
+    """The whole run, from its first step."""
+    plan = derive_plan(config, NUM_CLIPS)
+    return train(config, plan, engine, context, 0, quarantine or Quarantine(config, NUM_CLIPS), Health(config, plan))
+
+
 def run_loop(rank: int, config: Config, bad: Sequence[str] = (), stop_after: int = -1) -> Outcome:
     engine = build_engine(config)
     context = LocalContext(config, bad, stop_after)
-    plan = derive_plan(config, NUM_CLIPS)
-    steps = train(config, plan, engine, context, 0, Quarantine(config, NUM_CLIPS))
+    steps = train_anew(config, engine, context)
     return Outcome(
         steps, context.records, context.saved, context.failures, engine.student_state(), engine.teacher_state()
     )

@@ -16,6 +16,7 @@ from discovr_ray.objective.distillation import distillation_loss
 from discovr_ray.objective.scd import scd_loss
 from discovr_ray.objective.sinkhorn import sinkhorn_scaling
 from discovr_ray.train.estimate import estimate_memory
+from discovr_ray.train.health import Health
 from discovr_ray.train.loop import train
 from discovr_ray.train.quarantine import Quarantine
 
@@ -57,7 +58,8 @@ def test_the_static_part_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
         return step(lr)
 
     monkeypatch.setattr(engine, "step", watched)
-    train(config, derive_plan(config, NUM_CLIPS), engine, LocalContext(config), 0, Quarantine(config, NUM_CLIPS))
+    plan = derive_plan(config, NUM_CLIPS)
+    train(config, plan, engine, LocalContext(config), 0, Quarantine(config, NUM_CLIPS), Health(config, plan))
     moments = [state[name] for state in engine._engine.optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
     estimate = estimate_memory(config)
     assert estimate.student_parameters == sum(parameter.numel() for parameter in parameters)

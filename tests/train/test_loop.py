@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from gloo_ranks import run_ranks
-from loop_runs import NUM_CLIPS, LocalContext, Outcome, build_engine, run_loop, tiny_config
+from loop_runs import NUM_CLIPS, LocalContext, Outcome, build_engine, run_loop, tiny_config, train_anew
 from plain_loop import PlainOutcome, run_plainly
 
-from discovr_ray.config import Config, derive_plan
-from discovr_ray.errors import NonFiniteError, TooManyBadClipsError
+from discovr_ray.config import Config
+from discovr_ray.errors import TooManyBadClipsError
 from discovr_ray.model.discovr import Student
-from discovr_ray.train.loop import train
 from discovr_ray.train.quarantine import Quarantine
 
 TERMS = ("loss_vid", "loss_img", "loss_scd", "loss", "grad_norm")
@@ -142,7 +141,7 @@ def test_too_many_bad_clips_end_the_run_after_they_were_recorded() -> None:
     with pytest.raises(
         TooManyBadClipsError, match=r"max_bad_fraction = 0.1 of 24 clips allows 2.*clip-\d+: damaged"
     ) as error:
-        train(config, derive_plan(config, NUM_CLIPS), engine, context, 0, Quarantine(config, NUM_CLIPS))
+        train_anew(config, engine, context)
     assert len(context.failures) >= 3
     assert str(error.value).startswith(f"step {len(context.seen)}: ")
     assert context.quarantined_at[-1] == len(context.seen)  # the first step is step 1
@@ -150,13 +149,12 @@ def test_too_many_bad_clips_end_the_run_after_they_were_recorded() -> None:
 
 def test_a_step_without_any_clip_ends_the_run_whatever_is_allowed() -> None:
     config = tiny_config(data={"max_bad_fraction": 1.0})
-    plan = derive_plan(config, NUM_CLIPS)
     rehearsal = LocalContext(config)
     next(steps := rehearsal.steps(0))
     next(steps)
     engine, context = build_engine(config), LocalContext(config, bad=rehearsal.seen[1])
     with pytest.raises(TooManyBadClipsError, match="step 2: every clip of the global batch failed"):
-        train(config, plan, engine, context, 0, Quarantine(config, NUM_CLIPS))
+        train_anew(config, engine, context)
     assert len(context.records) == 1  # the step before it was done
     assert {failure.clip_id for failure in context.failures} == set(rehearsal.seen[1])
 
@@ -166,40 +164,10 @@ def test_known_bad_clips_of_an_earlier_session_count() -> None:
     quarantine = Quarantine(config, NUM_CLIPS, known=["a", "b"])
     engine, context = build_engine(config), LocalContext(config, bad=["clip-3"])
     with pytest.raises(TooManyBadClipsError, match="3 clips failed"):
-        train(config, derive_plan(config, NUM_CLIPS), engine, context, 0, quarantine)
+        train_anew(config, engine, context, quarantine)
 
 
 def test_a_stop_ends_after_the_running_step_with_a_checkpoint() -> None:
     outcome = run_loop(0, tiny_config(), stop_after=5)
     assert outcome.steps == 5
     assert outcome.saved == [3, 5]
-
-
-@pytest.mark.dist
-def test_non_finite_loss_stops_all_ranks_at_one_step(tmp_path: Path) -> None:
-    config = tiny_config(engine={"micro_batch": 4}, run={"workers": 2})
-    first, second = run_ranks(2, run_until_nan, tmp_path, config)
-    assert first == second
-    assert "step 3: loss_vid is nan" in first  # as the log counts, from 1
-
-
-def run_until_nan(rank: int, config: Config) -> str:
-    """Rank 1's student breaks in the third step; both ranks must say so."""
-    from loop_runs import LocalContext, build_engine
-
-    engine, context = build_engine(config), LocalContext(config)
-    forward = engine.forward_student
-
-    def broken(*inputs: torch.Tensor) -> object:
-        output = forward(*inputs)
-        if rank == 1 and len(context.seen) == 3:
-            return output._replace(video_logits=output.video_logits * torch.nan)
-        return output
-
-    engine.forward_student = broken  # type: ignore[method-assign]
-    before = {}
-    try:
-        train(config, derive_plan(config, NUM_CLIPS), engine, context, 0, Quarantine(config, NUM_CLIPS))
-    except NonFiniteError as error:
-        before["message"] = str(error)
-    return before["message"]
