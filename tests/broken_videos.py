@@ -95,7 +95,7 @@ def broken_avis() -> dict[str, tuple[bytes, str]]:
     def avi(images: list[bytes]) -> bytes:
         return write_avi(images, 25, SIDE, SIDE)
 
-    no_frame = avi(frames[:1])
+    no_frame, mpeg4 = avi(frames[:1]), video("mpeg4", "avi")
     return {
         "empty.avi": (b"", "the file is empty"),
         "noise.avi": (np.random.default_rng(1).bytes(5000), "not a readable video"),
@@ -112,6 +112,8 @@ def broken_avis() -> dict[str, tuple[bytes, str]]:
         "shrinks.avi": (avi([large, *frames[:9]]), "frame 1"),
         "absurd_size.avi": (avi([absurd] * 3), "60000 x 60000"),
         "sound.avi": (sound("wav"), "no video stream"),
+        "many_frames.avi": (patched(mpeg4, b"vidsFMP4", 24, b"\xff" * 4), "frames announced"),  # decord makes room
+        "codec.avi": (mpeg4.replace(b"FMP4", b"ZZZZ"), "codec"),
         "no_rate.avi": (patched(good, b"vidsMJPG", 12, bytes(4)), "frames a second"),
     }
 
@@ -126,6 +128,9 @@ def broken_mp4s() -> dict[str, tuple[bytes, str]]:
         "cut_half.mp4": (good[: len(good) // 2], "truncated"),
         "cut_end.mp4": (good[:-100], "truncated"),
         "no_index.mp4": (good.replace(b"moov", b"wwww"), "not a readable video"),
+        # decord crashes on both: a size in the index that leads out of the file, and no size at all
+        "cut_frame.mp4": (patched(good, b"stsz", 16, struct.pack(">I", 10**6)), "a frame is cut short"),
+        "no_frame.mp4": (patched(good, b"stsz", 8, bytes(4)), "no frame"),
         "all_noise.mp4": (good[:pixels] + bytes(len(good) - pixels), "damaged|not a readable"),
         "hole.mp4": (good[: pixels + 3000] + bytes(2000) + good[pixels + 5000 :], "damaged"),
         "bit_flips.mp4": (flipped(good, pixels + 900, 997), "damaged"),
