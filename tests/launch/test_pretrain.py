@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -12,11 +13,15 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import ray
 import torch
+from faulty_proxy import READ_FAULTS, FaultyProxy, Schedule
 from pretrain_runs import Job, complete_steps, encoder_bytes, overrides, tiny_run
+from rclone_server import SECRET
 
 from discovr_ray import load_encoder
 from discovr_ray.data import storage
+from discovr_ray.data.manifest import read_manifest, write_manifest
 from discovr_ray.errors import CheckpointError, ConfigError, RunExistsError, StorageError, TooManyBadClipsError
 from discovr_ray.launch.trainer import RunSummary, pretrain
 from discovr_ray.train.run_log import read_records
@@ -227,12 +232,35 @@ def test_too_many_bad_clips_stop_the_run(echo_manifest: str, tmp_path: Path) -> 
 
 
 @pytest.mark.s3
-def test_a_run_on_object_storage(s3_server: Any, echo_manifest: str, finished: RunSummary) -> None:
-    uri = storage.join(s3_server.uri, "pretrain")
-    summary = pretrain(tiny_run(echo_manifest, uri))
-    assert summary.run_uri.startswith("s3://")
-    assert storage.read_bytes(summary.encoder_uri) == encoder_bytes(folder(finished))
-    assert [record["step"] for record in read_records(summary.run_uri, "metrics.jsonl")] == list(range(1, 9))
+def test_a_run_on_object_storage_under_faults(
+    s3_server: Any,
+    echo_manifest: str,
+    finished: RunSummary,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Clips, manifest and checkpoints, while 5 % of the answers are spoilt; and the secret is nowhere afterwards."""
+    root = storage.join(s3_server.uri, "pretrain")
+    table = read_manifest(echo_manifest)
+    uris = [storage.join(root, "clips", Path(uri).name) for uri in table["uri"].to_pylist()]
+    for local, uri in zip(table["uri"].to_pylist(), uris, strict=True):
+        storage.put_file(local, uri)
+    manifest = storage.join(root, "manifest.parquet")
+    write_manifest(table.set_column(table.column_names.index("uri"), "uri", [uris]), manifest)
+    port = int(s3_server.environment["AWS_ENDPOINT_URL"].rsplit(":", 1)[-1])
+    with caplog.at_level(logging.DEBUG, "discovr_ray"), FaultyProxy(port, Schedule(READ_FAULTS, 0.05)) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        summary = pretrain(tiny_run(manifest, root))
+        assert len(proxy.spoilt) >= 5
+        assert storage.read_bytes(summary.encoder_uri) == encoder_bytes(folder(finished))
+        assert [record["step"] for record in read_records(summary.run_uri, "metrics.jsonl")] == list(range(1, 9))
+
+    written = [path for path in (s3_server.folder / "pretrain").rglob("*") if path.is_file()]
+    logs = [path for path in Path(ray._private.worker._global_node.get_logs_dir_path()).rglob("*") if path.is_file()]
+    assert {"manifest.parquet", "checkpoint.json", "config.yaml", "report.html"} <= {path.name for path in written}
+    assert any("runtime_env_agent" in path.name for path in logs)  # where Ray writes what it is asked for
+    assert [path for path in [*written, *logs] if SECRET.encode() in path.read_bytes()] == []
+    assert SECRET not in caplog.text
 
 
 def test_an_unwritable_storage_path_is_refused_at_once(echo_manifest: str, tmp_path: Path) -> None:
