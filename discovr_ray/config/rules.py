@@ -59,6 +59,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "engine.micro_batch": (1, None),
     "checkpoint.every_steps": (1, None),
     "checkpoint.keep": (1, None),
+    "checkpoint.max_failed_saves": (1, None),
     "health.max_skipped_in_row": (0, None),
     "health.patience_steps": (1, None),
     "health.early_share": (0, 1),
@@ -160,6 +161,9 @@ def _check_values(config: Config) -> list[str]:
     if not all(0 < value < math.inf for value in data.std):
         problems.append(f"data.std = {list(data.std)}: each must be above 0")
     if loss.w_vid == loss.w_img == loss.w_scd == 0:
+    folder = config.checkpoint.local_folder
+    if folder and not folder.startswith("/"):
+        problems.append(f"checkpoint.local_folder = {folder!r}: must be an absolute path on the workers' own disks")
         problems.append("loss.w_vid = loss.w_img = loss.w_scd = 0: at least one must be above 0")
     if 0 < config.run.hang_timeout_s <= config.storage.outage_patience_s:
         problems.append(

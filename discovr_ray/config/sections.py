@@ -168,6 +168,8 @@ class CheckpointConfig:
 
     every_steps: int = 500  # optimiser steps
     keep: int = 3  # newest complete checkpoints that stay
+    max_failed_saves: int = 3  # in a row, until the run stops; each costs a warning, and training goes on
+    local_folder: str = ""  # on every worker's own disk, for files on their way to storage_path; "": the system's
 
 
 @dataclass(frozen=True)

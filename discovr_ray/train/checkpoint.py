@@ -23,6 +23,7 @@ from discovr_ray.train import ranks
 
 FORMAT = 2
 MANIFEST = "checkpoint.json"
+RETRACTED = "checkpoint.json.damaged"
 _FOLDER = re.compile(r"step_(\d{8,})")
 
 Result = TypeVar("Result")
@@ -183,6 +184,22 @@ def restore(run_uri: str, local_dir: Path, needs: Callable[[str], bool]) -> Loca
         log.warning("%s is damaged on at least one rank; trying an older one", storage.join(run_uri, folder_name(step)))
 
 
+def remove_orphans(run_uri: str) -> None:
+    """Remove what killed attempts left: folders that were never completed, and uploads that were cut.
+
+    Call it when nobody saves. What `retract` took back stays. Storage that refuses is a warning.
+    """
+    try:
+        for uri in _folders(run_uri):
+            if not {MANIFEST, RETRACTED} & storage.list_sizes(uri).keys():
+                storage.remove_tree(uri)
+                log.info("removed %s, which a killed attempt left unfinished", uri)
+        if number := storage.abort_uploads(run_uri):
+            log.info("gave up %d uploads to %s that a killed attempt left unfinished", number, run_uri)
+    except StorageError as error:
+        log.warning("not everything that a killed attempt left could be removed: %s", error)
+
+
 def retract(run_uri: str, newer_than: int) -> None:
     """Take back the completeness of checkpoints that `restore` passed over, so that the run can write beyond them.
 
@@ -191,7 +208,7 @@ def retract(run_uri: str, newer_than: int) -> None:
     for uri in sealed(run_uri):
         if _step(uri) > newer_than:
             manifest = storage.join(uri, MANIFEST)
-            storage.write_bytes(f"{manifest}.damaged", storage.read_bytes(manifest))
+            storage.write_bytes(storage.join(uri, RETRACTED), storage.read_bytes(manifest))
             storage.remove_tree(manifest)
             log.warning("%s is damaged and no longer counts as a checkpoint", uri)
 

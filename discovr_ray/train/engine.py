@@ -25,7 +25,9 @@ from discovr_ray.model.discovr import Student, StudentOutput, Teacher, TeacherOu
 from discovr_ray.train import ema, ranks
 from discovr_ray.train.checkpoint import LocalCheckpoint
 from discovr_ray.train.deepspeed_config import accumulation, deepspeed_config, parameter_groups, teacher_config
+from discovr_ray.train.host_copy import HostCopy
 from discovr_ray.train.partition import local_weights
+from discovr_ray.train.shard_files import ShardContent
 from discovr_ray.train.shards import Shards, saved_buffers
 
 
@@ -63,6 +65,7 @@ class Engine:
             args=place, model=student, optimizer=optimiser, config=deepspeed_config(config, world_size)
         )[0]
         self._shards = Shards(student, teacher, self._engine.optimizer, self._stage, world_size)
+        self._host_copy = HostCopy()
         self._teacher_engine = None
         if self._stage == 3:
             self._teacher_engine = deepspeed.initialize(
@@ -126,6 +129,17 @@ class Engine:
         """Whole fp32 parameters and buffers on the CPU; empty on all ranks but 0."""
         return self._whole_state(self.teacher)
 
+    def encoder_state(self) -> dict[str, torch.Tensor]:
+        """Of the teachers only the video encoder, which is what a run gives away; empty on all ranks but 0."""
+        return self._whole_state(self.teacher, "video.")
+
+    def snapshot(self) -> list[ShardContent]:
+        """This rank's files of a checkpoint as a copy in host memory; the next snapshot overwrites it.
+
+        The files are those of `save`. Training may go on while they are written, in another thread.
+        """
+        return self._host_copy.take(self._shards.contents())
+
     def save(self, directory: Path) -> None:
         """Write this rank's files of a checkpoint, which any number of workers can load, at any ZeRO stage.
 
@@ -166,14 +180,17 @@ class Engine:
         for pair in self._pairs:
             yield local_weights(pair.teacher, self._stage), local_weights(pair.student, self._stage)
 
-    def _whole_state(self, module: nn.Module) -> dict[str, torch.Tensor]:
+    def _whole_state(self, module: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
         state = {}
         for name, parameter in module.named_parameters():
+            if not name.startswith(prefix):
+                continue
             with self._gathered(parameter, enabled=self._stage == 3):  # one at a time, to stay small
                 if ranks.rank() == 0:
                     state[name] = parameter.detach().to("cpu", copy=True)
         if ranks.rank() == 0:
-            state |= {name: buffer.detach().to("cpu", copy=True) for name, buffer in saved_buffers(module).items()}
+            buffers = saved_buffers(module).items()
+            state |= {name: value.detach().to("cpu", copy=True) for name, value in buffers if name.startswith(prefix)}
         return state
 
     def _whole_gradient_norm(self) -> float:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
+
+Value = TypeVar("Value")
 
 
 def rank() -> int:
@@ -22,6 +26,15 @@ def all_agree(mine: bool) -> bool:
 def largest(mine: int) -> int:
     """The largest of all ranks' integers. Every rank must call it."""
     return _reduced(mine, dist.ReduceOp.MAX)
+
+
+def gathered(mine: Value) -> list[Value]:
+    """What each rank has, in the order of ranks. Every rank must call it, with a small value that can be pickled."""
+    if not dist.is_initialized():
+        return [mine]
+    values = [mine] * dist.get_world_size()
+    dist.all_gather_object(values, mine)
+    return values
 
 
 def _reduced(value: int, operation: dist.ReduceOp.RedOpType) -> int:

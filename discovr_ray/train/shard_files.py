@@ -53,6 +53,19 @@ class Piece(NamedTuple):
         return Piece(self.tensor, self.offset + first, self.values[first:last])
 
 
+class ShardContent(NamedTuple):
+    """All that goes into one shard file."""
+
+    name: str
+    pieces: Sequence[Piece]
+    totals: dict[str, int]
+    notes: dict[str, str]
+
+    def write(self, directory: Path) -> None:
+        """Errors: see `write_pieces`."""
+        write_pieces(directory / self.name, self.pieces, self.totals, self.notes)
+
+
 def write_pieces(path: Path, pieces: Iterable[Piece], totals: Mapping[str, int], notes: dict[str, str]) -> None:
     """Write one shard file.
 

@@ -15,7 +15,7 @@ from torch import nn
 from discovr_ray.train import ranks
 from discovr_ray.train.checkpoint import LocalCheckpoint
 from discovr_ray.train.partition import StudentPartition, weight_piece, whole_size
-from discovr_ray.train.shard_files import Piece, ShardFile, parse_name, read_pieces, write_pieces
+from discovr_ray.train.shard_files import Piece, ShardContent, ShardFile, parse_name, read_pieces
 
 _STEPS = "adamw_steps"
 
@@ -46,13 +46,24 @@ class Shards:
             RuntimeError: AdamW's steps differ between parameters.
         """
         directory.mkdir(parents=True, exist_ok=True)
+        for content in self.contents():
+            content.write(directory)
+
+    def contents(self) -> list[ShardContent]:
+        """What this rank's two files hold; the values are the state itself.
+
+        Errors:
+            RuntimeError: AdamW's steps differ between parameters.
+        """
         notes = {"student": {_STEPS: str(self.student.steps())}, "teacher": {}}
+        contents = []
         for module in self._modules:
             pieces = self._pieces(module)
             if not self._sharded[module]:
                 pieces = [piece.share(ranks.rank(), self._world_size) for piece in pieces]
-            content = [*pieces, *self._buffers(module)]  # buffers are tiny: every file has them whole
-            write_pieces(directory / self._own_file(module).name, content, self._totals(module), notes[module])
+            whole = [*pieces, *self._buffers(module)]  # buffers are tiny: every file has them whole
+            contents.append(ShardContent(self._own_file(module).name, whole, self._totals(module), notes[module]))
+        return contents
 
     def read(self, checkpoint: LocalCheckpoint) -> int:
         """Write a checkpoint's values over this rank's state; returns how many updates AdamW has counted.

@@ -14,6 +14,7 @@ from discovr_ray.config import Config
 from discovr_ray.train import checkpoint, ranks
 from discovr_ray.train.checkpoint import LocalCheckpoint
 from discovr_ray.train.engine import Engine
+from discovr_ray.train.shard_files import ShardContent
 
 GLOBAL_BATCH = 12
 MICRO_BATCH = {1: 3, 2: 3, 3: 4, 4: 3}  # world size -> clips; passes: 4, 2, 1, 1
@@ -51,9 +52,21 @@ def save_all(rank: int, base: Path) -> dict[int, Trained]:
         config = configuration(stage)
         engine = build(config)
         train(engine, config, 0, SAVED_AT)
-        engine.save(folder_of(base, ranks.world_size(), stage))
+        folder = folder_of(base, ranks.world_size(), stage)
+        engine.save(folder)
+        copy = engine.snapshot()
         results[stage] = examine(engine, config)
+        check_copy(copy, folder)
     return results
+
+
+def check_copy(copy: list[ShardContent], folder: Path) -> None:
+    """What was copied before more steps is what was saved before them."""
+    other = folder.with_name("copy")
+    other.mkdir(exist_ok=True)
+    for content in copy:
+        content.write(other)
+        assert (other / content.name).read_bytes() == (folder / content.name).read_bytes(), content.name
 
 
 def load_all(rank: int, base: Path) -> dict[tuple[int, int, int], Trained]:

@@ -1,0 +1,122 @@
+"""Saving without stalling: training pauses for a copy in memory, everything else goes on behind its back.
+
+At most one save is on its way. The next one waits for it, which is counted: then saves come faster than the storage
+takes them. A save that fails costs a warning, `checkpoint.max_failed_saves` of them in a row the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from discovr_ray.config.sections import CheckpointConfig
+from discovr_ray.errors import CheckpointError
+from discovr_ray.train import ranks
+from discovr_ray.train.checkpoint import TrainState
+from discovr_ray.train.upload import Save, Times, Upload, Writer
+
+RETRY_PAUSE_S = 5.0  # before the last save of a run is tried again: no later one will make up for it
+PATIENCE_S = 60.0  # of a run that ends with an error, for the files of other ranks
+log = logging.getLogger(__name__)
+
+
+class Saver:
+    """The saves of one rank. Every rank calls its methods at the same step; `close` asks nobody."""
+
+    def __init__(self, run_uri: str, config: CheckpointConfig) -> None:
+        """Makes this rank's local folder, and removes those that killed attempts of the run left on this machine."""
+        attempt = ranks.gathered(uuid.uuid4().hex[:8])[0]
+        base = Path(config.local_folder or tempfile.gettempdir())
+        prefix = f"discovr-save-{hashlib.sha256(run_uri.encode()).hexdigest()[:12]}-"
+        for left in base.glob(f"{prefix}*"):
+            if not left.name.startswith(prefix + attempt):
+                shutil.rmtree(left, ignore_errors=True)
+        local_dir = base / f"{prefix}{attempt}-{ranks.rank()}"
+        self._writer = Writer(run_uri, local_dir, attempt, ranks.rank(), ranks.world_size(), config.keep)
+        self._max_failed = config.max_failed_saves
+        self._failed = 0  # in a row
+        self._upload: Upload | None = None
+        self.waited_s = 0.0  # training, for saves that were still on their way, in all
+        self.times = Times()  # of the last save that has ended
+
+    def save(self, state: TrainState, copy: Callable[[], Callable[[Path], None]]) -> None:
+        """Save in the background, after the save before has ended.
+
+        Args:
+            copy: makes a copy of the state, while training pauses, and returns what writes this rank's files of it
+                into a folder, later and in another thread.
+        Errors:
+            CheckpointError: too many saves in a row have failed; on all ranks.
+        """
+        times = Times()
+        with times.measure("wait"):
+            self._settle()
+        self.waited_s += times.wait
+        if times.wait > 1:
+            log.warning(
+                "step %d: training waited %.1f s for the checkpoint before (%.1f s in all); checkpoint.every_steps is "
+                "short for this storage",
+                *(state.step, times.wait, self.waited_s),
+            )
+        with times.measure("pause"):
+            save = Save(state, copy())
+        self._start(save, times)
+
+    def finish(self) -> None:
+        """Wait until the last save is complete, and repeat it when it failed.
+
+        Errors:
+            CheckpointError: too many saves in a row have failed; on all ranks.
+        """
+        while self._upload:
+            save = self._upload.save
+            if not self._settle():
+                time.sleep(RETRY_PAUSE_S)
+                self._start(save, Times())
+        self.close()
+
+    def close(self) -> None:
+        """Let a save that is on its way end, as far as it depends on this rank, and remove the local folder."""
+        if self._upload:
+            self._upload.outcome.stored.wait()
+            self._upload.join(PATIENCE_S)
+            self._upload.outcome.abandoned.set()
+            self._upload.join()
+            self._upload = None
+        shutil.rmtree(self._writer.local_dir, ignore_errors=True)
+
+    def _start(self, save: Save, times: Times) -> None:
+        self._upload = Upload(self._writer, save, times)
+        self._upload.start()
+
+    def _settle(self) -> bool:
+        """Wait for the save on its way, if any; whether it is complete.
+
+        Errors: see `save`.
+        """
+        upload, self._upload = self._upload, None
+        if upload is None:
+            return True
+        outcome = upload.outcome
+        outcome.stored.wait()
+        if any(ranks.gathered(outcome.failure)):  # then rank 0 would wait for that rank's files for ever
+            outcome.abandoned.set()
+        upload.join()
+        if outcome.defect:
+            raise outcome.defect
+        self.times = outcome.times
+        causes = {rank: cause for rank, cause in enumerate(ranks.gathered(outcome.failure)) if cause}
+        self._failed = self._failed + 1 if causes else 0
+        if self._failed >= self._max_failed:
+            told = "; ".join(f"rank {rank}: {cause}" for rank, cause in causes.items())
+            raise CheckpointError(
+                f"step {upload.save.state.step}: {self._failed} saves in a row have failed "
+                f"(checkpoint.max_failed_saves = {self._max_failed}): {told}"
+            )
+        return not causes
