@@ -1,20 +1,23 @@
 """Reads the signs of collapse and of waste in the last figures, and says in plain words what they mean.
 
-The limits are rules of thumb for telling a run that has failed from one that has not; none of them is a measure of
-quality. train/metrics.py defines the figures.
+Bad signs are those of train/collapse.py at the limits of the run's own `health.*`; what is merely watched has limits of
+its own here. train/metrics.py defines the figures.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from discovr_ray.config import HealthConfig
+from discovr_ray.train.collapse import collapse_signs
 
 if TYPE_CHECKING:  # it brings torch, which a page does not need
     from discovr_ray.report.run_files import RunFiles
 
 Level = Literal["good", "watch", "bad"]
-EARLY_SHARE = 0.2  # of the run; until then features have had no time to spread
 
 
 class Finding(NamedTuple):
@@ -41,6 +44,8 @@ def findings(run: RunFiles) -> list[Finding]:
         _waiting,
         _padding,
         _bad_clips,
+        _skipped_steps,
+        _spikes,
     ]
     found = [finding for check in checks if (finding := check(run)) is not None]
     order: list[Level] = ["bad", "watch", "good"]
@@ -57,7 +62,20 @@ def last(run: RunFiles, name: str) -> float | None:
 
 
 def _early(run: RunFiles) -> bool:
-    return run.total_steps is not None and run.steps_done < EARLY_SHARE * run.total_steps
+    return run.total_steps is not None and run.steps_done < _limits(run).early_share * run.total_steps
+
+
+def _limits(run: RunFiles) -> HealthConfig:
+    """The run's own; defaults for what an older version did not write."""
+    written = run.config.get("health", {})
+    known = {field.name for field in dataclasses.fields(HealthConfig)}
+    return HealthConfig(**{name: value for name, value in written.items() if name in known})
+
+
+def _is_sign(run: RunFiles, name: str) -> bool:
+    """Whether a figure's newest value is a sign of collapse."""
+    record = {name: last(run, name)}
+    return name in collapse_signs(record, _limits(run), _size(run, "num_prototypes"), _size(run, "head_outputs"))
 
 
 def _size(run: RunFiles, name: str) -> int | None:
@@ -91,7 +109,7 @@ def _feature_spread(run: RunFiles) -> Finding | None:
     if value is None:
         return None
     title, text, scale = "Spread of the features", f"{value:.3f}", "0: all clips look alike to the model, 1: spread out"
-    if value < 0.05:
+    if _is_sign(run, "feature_std"):
         sentence = (
             "All clips get nearly the same features, so the encoder tells no heart from another (collapse); "
             "do not use it, and look at the learning rate, the teacher's temperature and the centring."
@@ -109,7 +127,7 @@ def _rank(run: RunFiles) -> Finding | None:
         return None
     title, text = "Directions in use (RankMe)", f"{value:.1f}"
     scale = f"1: a single direction, {width or 'the width'}: all directions"
-    if value < 2:
+    if _is_sign(run, "rank_me"):
         sentence = "The features vary along one direction only, so little more than one number about a heart is kept."
         return Finding("bad", title, text, scale, sentence)
     if width and value < 0.05 * width:
@@ -124,7 +142,7 @@ def _prototypes(run: RunFiles) -> Finding | None:
         return None
     title, text = "Prototypes in use", f"{value:.1f}"
     scale = f"1: one for everything, {count or 'K'}: all alike"
-    if value < 2 or (count and value < 0.02 * count):
+    if _is_sign(run, "prototype_perplexity"):
         sentence = (
             "Nearly every image patch is assigned to the same prototype, so the semantic clusters say nothing about "
             "anatomy; the prototype maps below will show a single colour."
@@ -143,7 +161,8 @@ def _entropy(run: RunFiles, branch: str) -> Finding | None:
     highest = math.log(outputs)
     title, text = f"Certainty of the {branch} teacher", f"entropy {value:.2f}"
     scale = f"0: always one answer, {highest:.2f} = log L: no answer at all"
-    if value > 0.98 * highest:
+    is_sign = _is_sign(run, f"{branch}_teacher_entropy")
+    if is_sign and value > highest / 2:
         if _early(run):
             sentence = "The teacher's answers are still almost uniform, which is normal this early."
             return Finding("watch", title, text, scale, sentence)
@@ -152,7 +171,7 @@ def _entropy(run: RunFiles, branch: str) -> Finding | None:
             "teacher's temperature and the learning rate."
         )
         return Finding("bad", title, text, scale, sentence)
-    if value < 0.02 * highest:
+    if is_sign:
         sentence = "The teacher gives nearly all weight to one answer; without a spread of features it has collapsed."
         return Finding("watch", title, text, scale, sentence)
     return Finding("good", title, text, scale, "The teacher prefers some answers without insisting on a single one.")
@@ -179,6 +198,28 @@ def _padding(run: RunFiles) -> Finding | None:
         "data.frame_stride) or choose data.short_clip = fit_stride."
     )
     return Finding("watch", "Repeated frames", f"{value:.0%}", "share of the frames seen", sentence)
+
+
+def _skipped_steps(run: RunFiles) -> Finding | None:
+    count = int(last(run, "skipped_steps") or 0)
+    if not count:
+        return None
+    sentence = (
+        "In these steps the loss or the gradient was not a number, so nothing was learnt from them; a few do no harm. "
+        "More and more of them ask for a lower learning rate or clipping (optim.grad_clip_norm)."
+    )
+    return Finding("watch", "Steps skipped", str(count), "0 when every gradient is sound", sentence)
+
+
+def _spikes(run: RunFiles) -> Finding | None:
+    steps = [int(record["step"]) for record in run.metrics if record.get("loss_spikes")]
+    if not steps:
+        return None
+    sentence = (
+        f"The loss jumped far above its median of the steps before, for the last time near step {steps[-1]}; look at "
+        "the gradient norm there, and whether the figures of collapse changed afterwards."
+    )
+    return Finding("watch", "Loss spikes", str(len(steps)), "records with one; 0 is best", sentence)
 
 
 def _bad_clips(run: RunFiles) -> Finding | None:

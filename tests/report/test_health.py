@@ -26,13 +26,18 @@ SOUND = {
 
 
 def run_with(
-    total_steps: int = 100, quarantine: int = 0, losses: tuple[float | None, ...] = (), **last: Any
+    total_steps: int = 100,
+    quarantine: int = 0,
+    losses: tuple[float | None, ...] = (),
+    health: dict[str, Any] | None = None,
+    **last: Any,
 ) -> RunFiles:
     losses = losses or tuple(10 - 0.1 * place for place in range(10))
     metrics = [{**SOUND, **last, "step": 10 * (place + 1), "loss": loss} for place, loss in enumerate(losses)]
     model = {"width": 96, "head_outputs": 512, "num_prototypes": 64}
     rejected = [{"clip_id": f"clip{place}", "reason": "cut"} for place in range(quarantine)]
-    return RunFiles("run", "run", {"model": model}, metrics, rejected, [], None, 10 * len(losses), total_steps, 8)
+    config = {"model": model} | ({"health": health} if health else {})
+    return RunFiles("run", "run", config, metrics, rejected, [], None, 10 * len(losses), total_steps, 8)
 
 
 def titled(run: RunFiles, part: str) -> Finding:
@@ -91,6 +96,19 @@ def test_a_rising_loss_is_watched() -> None:
     finding = titled(run_with(losses=tuple(5.0 + place for place in range(10))), "Loss")
     assert finding.level == "watch"
     assert "from 5.500 to 13.500" in finding.sentence  # means of the first and last two
+
+
+def test_limits_are_those_that_the_run_had() -> None:
+    limits = {"min_rank_me": 30.0, "early_share": 0.0, "of_another_version": 1}
+    assert titled(run_with(health=limits), "RankMe").level == "bad"
+    young = run_with(total_steps=1000, health=limits, video_teacher_entropy=math.log(512))
+    assert titled(young, "video teacher").level == "bad"
+
+
+def test_skipped_steps_and_spikes_are_told() -> None:
+    run = run_with(skipped_steps=2, loss_spikes=1)
+    assert titled(run, "skipped").value == "2"
+    assert "near step 100" in titled(run, "spikes").sentence
 
 
 def test_clips_left_out_are_counted_once_each() -> None:
