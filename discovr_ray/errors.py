@@ -54,6 +54,10 @@ class CollapseError(DiscovrError):
     """A sign of collapse has lasted and `health.on_collapse` is stop; the message names the sign and its steps."""
 
 
+class CrashLoopError(DiscovrError):
+    """Worker groups failed again and again from the same checkpoint; the message names the step and the last cause."""
+
+
 class CheckpointError(DiscovrError):
     """A checkpoint that is incomplete, damaged or does not fit the configuration."""
 

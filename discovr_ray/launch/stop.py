@@ -24,16 +24,30 @@ Value = TypeVar("Value")
 
 
 class StopFlag:
-    """Ray actor; rank 0 looks at it every step."""
+    """Ray actor; rank 0 looks at it every step. It also counts failures, for it outlives the workers."""
 
     def __init__(self) -> None:
         self._requested = False
+        self._saved_step = -1
+        self._failures: list[str] = []  # causes, since the last progress
+        self._num_seen = 0  # of them, before the present worker group
 
     def request(self) -> None:
         self._requested = True
 
     def requested(self) -> bool:
         return self._requested
+
+    def failed(self, cause: str) -> None:
+        """A worker group has failed."""
+        self._failures.append(cause)
+
+    def started(self, saved_step: int) -> list[str]:
+        """A worker group starts from this step's checkpoint; causes of the failures since it is the newest one."""
+        if saved_step > self._saved_step:
+            del self._failures[: self._num_seen]  # the group before went on beyond those
+        self._saved_step, self._num_seen = saved_step, len(self._failures)
+        return self._failures
 
 
 def start_stop_flag() -> ray.actor.ActorHandle:

@@ -16,6 +16,7 @@ from discovr_ray.data import storage
 from discovr_ray.data.manifest import fingerprint
 from discovr_ray.errors import DiscovrError
 from discovr_ray.launch.embedded import embedded_manifest
+from discovr_ray.launch.failures import FailureReporter
 from discovr_ray.launch.preflight import (
     absolute_paths,
     check_cluster,
@@ -56,7 +57,8 @@ def pretrain(config: Config) -> RunSummary:
 
     Errors:
         ConfigError, ManifestError, RunExistsError, StorageError: refused before any worker starts.
-        NonFiniteError, TooManyBadClipsError, CheckpointError: the run ended because of what it met.
+        NonFiniteError, CollapseError, TooManyBadClipsError, CheckpointError: the run ended because of what it met.
+        CrashLoopError: more than `run.max_failures_per_step` worker groups failed from one and the same checkpoint.
         TrainingFailedError: workers died more often than `run.max_failures`.
     """
     storage.configure(config.storage)
@@ -128,6 +130,7 @@ def _trainer(config: Config, task: WorkerTask) -> TorchTrainer:
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=run.max_failures),
+            callbacks=[FailureReporter(task.stop_flag)],
             worker_runtime_env={"env_vars": env_vars},
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # it repeats every checkpoint on every worker
         ),

@@ -23,7 +23,7 @@ from discovr_ray.config import Config, derive_plan, parse_config
 from discovr_ray.data import storage
 from discovr_ray.data.manifest import fingerprint, read_manifest, select_clips
 from discovr_ray.data.stream import ClipFailure, ClipStream, MicroBatch, open_stream
-from discovr_ray.errors import CheckpointError, CollapseError, NonFiniteError, TooManyBadClipsError
+from discovr_ray.errors import CheckpointError, CollapseError, CrashLoopError, NonFiniteError, TooManyBadClipsError
 from discovr_ray.launch.logs import show_progress
 from discovr_ray.model.discovr import Student, Teacher
 from discovr_ray.model.weights import export_encoder
@@ -65,11 +65,32 @@ def run_worker(task: WorkerTask) -> WorkerResult:
     config = parse_config(task.config)
     _set_up_process(config)
     try:
+        _refuse_crash_loop(config, task)
         return _Session(config, task).run()
-    except (NonFiniteError, CollapseError, TooManyBadClipsError, CheckpointError) as error:
+    except (NonFiniteError, CollapseError, TooManyBadClipsError, CheckpointError, CrashLoopError) as error:
         # every rank raises these at the same step; a restart would only meet them again
         logger.error("%s", error)
         return WorkerResult(error=error)
+
+
+def _refuse_crash_loop(config: Config, task: WorkerTask) -> None:
+    """Comes first of all, for a worker can also die while it builds its model. Every rank must call it.
+
+    Errors:
+        CrashLoopError: too many worker groups before this one failed since the newest checkpoint; on every rank.
+    """
+    problem = ""
+    if ray.train.get_context().get_world_rank() == 0:
+        newest = next(iter(checkpoint.sealed(task.run_uri)), "_0")
+        step = int(newest.rpartition("_")[2])
+        causes, allowed = ray.get(task.stop_flag.started.remote(step)), config.run.max_failures_per_step
+        if len(causes) > allowed:
+            problem = (
+                f"{len(causes)} worker groups failed since step {step}, the newest checkpoint, and "
+                f"run.max_failures_per_step = {allowed}; the last one: {causes[-1]}"
+            )
+    if problem := broadcast_from_rank_zero(problem):
+        raise CrashLoopError(problem)
 
 
 class _Session:

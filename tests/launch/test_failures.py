@@ -1,0 +1,99 @@
+"""Worker groups that fail again and again: told apart from progress and from lost nodes, and ended with the cause."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import ray
+from pretrain_runs import tiny_run
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError
+
+from discovr_ray.errors import CrashLoopError
+from discovr_ray.launch.failures import FailureReporter
+from discovr_ray.launch.stop import StopFlag, start_stop_flag
+from discovr_ray.launch.trainer import pretrain
+
+
+def test_failures_count_since_the_newest_checkpoint() -> None:
+    flag = StopFlag()
+    assert flag.started(0) == []
+    flag.failed("a")
+    assert flag.started(0) == ["a"]
+    flag.failed("b")  # after this group had saved step 4
+    assert flag.started(4) == ["b"]
+    flag.failed("c")
+    assert flag.started(4) == ["b", "c"]
+    assert flag.started(4) == ["b", "c"]  # another number of workers, without a failure
+    assert flag.started(8) == []
+
+
+@pytest.mark.ray
+def test_the_reason_is_told_but_lost_nodes_are_not(ray_cluster: None) -> None:
+    flag = start_stop_flag()
+    reporter = FailureReporter(flag)
+    message = "The actor died because its node has died. Node Id: 7"
+    lost = ActorDiedErrorContext(error_message=message, actor_id=bytes(16))
+    reporter.after_exception(None, {1: ActorDiedError(lost)})
+    reclaimed = SimpleNamespace(health_check_failure=SimpleNamespace(preempted=True))
+    reporter.after_exception(None, {0: reclaimed})  # type: ignore[dict-item]
+    assert ray.get(flag.started.remote(0)) == []
+    reporter.after_exception(None, {1: ValueError("no\n such  thing"), 0: RuntimeError("x" * 900)})
+    (cause,) = ray.get(flag.started.remote(0))
+    assert cause.startswith("worker 0: xxx")
+    assert len(cause) == 600
+    reporter.after_exception(None, {1: ValueError("no\n such  thing")})
+    assert ray.get(flag.started.remote(0))[1] == "worker 1: no such thing"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_a_crash_loop_ends_with_its_cause(echo_manifest: str, tmp_path: Path) -> None:
+    """Every group loses a worker after its first step, long before the first checkpoint."""
+    killed: list[int] = []
+    over = threading.Event()
+    thread = threading.Thread(target=kill_after_first_steps, args=(tmp_path / "demo" / "metrics.jsonl", killed, over))
+    thread.start()
+    limits = {"run__max_failures": 50, "run__max_failures_per_step": 1}
+    try:
+        with pytest.raises(
+            CrashLoopError, match=r"^2 worker groups failed since step 0.*the last one: worker \d: .*die"
+        ):
+            pretrain(tiny_run(echo_manifest, tmp_path, checkpoint__every_steps=1000, schedule__epochs=5000, **limits))
+    finally:
+        over.set()
+        thread.join()
+    assert len(killed) == 2
+    assert (tmp_path / "demo" / "report.html").exists()
+
+
+def kill_after_first_steps(metrics: Path, killed: list[int], over: threading.Event) -> None:
+    """Kill -9 one worker of each group, once a step of that very group was logged."""
+    last_kill = time.time()
+    while not over.wait(0.1):
+        if not metrics.exists() or not metrics.stat().st_size:
+            continue
+        logged = metrics.stat().st_mtime
+        for worker in train_workers():
+            if last_kill < worker.create_time() < logged:
+                last_kill = time.time()
+                killed.append(worker.pid)
+                worker.kill()
+                break
+
+
+def train_workers() -> list[psutil.Process]:
+    """Of this session's own Ray; others may run on the same machine."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "TrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
