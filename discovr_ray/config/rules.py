@@ -161,10 +161,10 @@ def _check_values(config: Config) -> list[str]:
         problems.append(f"data.mean = {list(data.mean)}: each must be a finite number")
     if not all(0 < value < math.inf for value in data.std):
         problems.append(f"data.std = {list(data.std)}: each must be above 0")
-    if loss.w_vid == loss.w_img == loss.w_scd == 0:
     folder = config.checkpoint.local_folder
     if folder and not folder.startswith("/"):
         problems.append(f"checkpoint.local_folder = {folder!r}: must be an absolute path on the workers' own disks")
+    if loss.w_vid == loss.w_img == loss.w_scd == 0:
         problems.append("loss.w_vid = loss.w_img = loss.w_scd = 0: at least one must be above 0")
     if 0 < config.run.hang_timeout_s <= config.storage.outage_patience_s:
         problems.append(

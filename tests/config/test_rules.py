@@ -111,6 +111,10 @@ def test_every_number_has_a_rule() -> None:
             {"run": {"name": "../other"}},
             "run.name = '../other': must be letters, digits, '.', '_' and '-' (it names a folder)",
         ),
+        (
+            {"checkpoint": {"local_folder": "scratch"}},
+            "checkpoint.local_folder = 'scratch': must be an absolute path on the workers' own disks",
+        ),
         ({"run": {"name": ""}}, "run.name = '': must be letters, digits, '.', '_' and '-' (it names a folder)"),
     ],
 )
