@@ -21,6 +21,7 @@ STDERR = 2
 class HangWatch:
     """Ends this process when no step is done for `timeout_s` seconds, after the stacks of its threads were kept.
 
+    One that has gone on meanwhile is left alone.
     Every rank has one. It counts from the first step that is done to the end of the `with` block, without what is
     `paused`. A watching thread in Python cannot run while native code holds the interpreter's lock, nor end a process
     whose storage does not answer; a timer outside of Python does both, and writes the stacks to stderr.
@@ -68,21 +69,27 @@ class HangWatch:
             faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
+        while self._wait_until_late():
+            logger.error("no step was done for %g s after step %d; this process ends", self._timeout_s, self._step)
+            try:
+                self._keep(self._step, _stacks())
+            except Exception:  # the process ends either way
+                logger.exception("the stacks of a worker that hangs could not be kept")
+            time.sleep(LINGER_S)
+            with self._changed:
+                if self._is_late():
+                    os._exit(1)
+            logger.warning("this process goes on after all; hanging ended by itself at step %d", self._step)
+
+    def _wait_until_late(self) -> bool:
+        """False: the watch is over."""
         with self._changed:
-            while not self._closed:
-                left = None if self._deadline is None else self._deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    break
-                self._changed.wait(left)
-            else:
-                return
-        logger.error("no step was done for %g s after step %d; this process ends", self._timeout_s, self._step)
-        try:
-            self._keep(self._step, _stacks())
-        except Exception:  # the process ends either way
-            logger.exception("the stacks of a worker that hangs could not be kept")
-        time.sleep(LINGER_S)
-        os._exit(1)
+            while not self._closed and not self._is_late():
+                self._changed.wait(None if self._deadline is None else self._deadline - time.monotonic())
+            return not self._closed
+
+    def _is_late(self) -> bool:
+        return not self._closed and self._deadline is not None and time.monotonic() >= self._deadline
 
 
 def _stacks() -> str:
