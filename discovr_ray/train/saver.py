@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from discovr_ray.config.sections import CheckpointConfig
+from discovr_ray.data import storage
 from discovr_ray.errors import CheckpointError
 from discovr_ray.train import ranks
 from discovr_ray.train.checkpoint import TrainState
@@ -32,18 +33,23 @@ class Saver:
     def __init__(self, run_uri: str, config: CheckpointConfig) -> None:
         """Makes this rank's local folder, and removes those that killed attempts of the run left on this machine."""
         attempt = ranks.gathered(uuid.uuid4().hex[:8])[0]
-        base = Path(config.local_folder or tempfile.gettempdir())
-        prefix = f"discovr-save-{hashlib.sha256(run_uri.encode()).hexdigest()[:12]}-"
-        for left in base.glob(f"{prefix}*"):
-            if not left.name.startswith(prefix + attempt):
+        self._base = Path(config.local_folder or tempfile.gettempdir())
+        run_prefix = f"discovr-save-{hashlib.sha256(run_uri.encode()).hexdigest()[:12]}-"
+        self._prefix = f"{run_prefix}{attempt}-"
+        for left in self._base.glob(f"{run_prefix}*"):
+            if not left.name.startswith(self._prefix):
                 shutil.rmtree(left, ignore_errors=True)
-        local_dir = base / f"{prefix}{attempt}-{ranks.rank()}"
+        local_dir = self.local_folder("save")
         self._writer = Writer(run_uri, local_dir, attempt, ranks.rank(), ranks.world_size(), config.keep)
         self._max_failed = config.max_failed_saves
-        self._failed = 0  # in a row
+        self._failed, self._failing_since = 0, 0.0  # in a row; by time.monotonic
         self._upload: Upload | None = None
         self.waited_s = 0.0  # training, for saves that were still on their way, in all
         self.times = Times()  # of the last save that has ended
+
+    def local_folder(self, purpose: str) -> Path:
+        """A name on this rank's local disk, not made yet; when the run is killed, its next attempt removes it."""
+        return self._base / f"{self._prefix}{purpose}-{ranks.rank()}"
 
     def save(self, state: TrainState, copy: Callable[[], Callable[[Path], None]]) -> None:
         """Save in the background, after the save before has ended.
@@ -69,16 +75,18 @@ class Saver:
         self._start(save, times)
 
     def finish(self) -> None:
-        """Wait until the last save is complete, and repeat it when it failed.
+        """Wait until the last save is complete, and repeat it while it fails: no later one will make up for it.
 
         Errors:
-            CheckpointError: too many saves in a row have failed; on all ranks.
+            CheckpointError: `checkpoint.max_failed_saves` tries of this save have failed, for at least
+                `storage.outage_patience_s`; on all ranks.
         """
+        self._failed = 0
         while self._upload:
             save = self._upload.save
-            if not self._settle():
+            if not self._settle(storage.settings().outage_patience_s):
                 time.sleep(RETRY_PAUSE_S)
-                self._start(save, Times())
+                self._start(save._replace(number=save.number + 1), Times())
         self.close()
 
     def close(self) -> None:
@@ -95,10 +103,10 @@ class Saver:
         self._upload = Upload(self._writer, save, times)
         self._upload.start()
 
-    def _settle(self) -> bool:
+    def _settle(self, patience_s: float = 0.0) -> bool:
         """Wait for the save on its way, if any; whether it is complete.
 
-        Errors: see `save`.
+        Errors: see `save`; not before saves have failed for `patience_s`.
         """
         upload, self._upload = self._upload, None
         if upload is None:
@@ -113,7 +121,10 @@ class Saver:
         self.times = outcome.times
         causes = {rank: cause for rank, cause in enumerate(ranks.gathered(outcome.failure)) if cause}
         self._failed = self._failed + 1 if causes else 0
-        if self._failed >= self._max_failed:
+        if self._failed == 1:
+            self._failing_since = time.monotonic()
+        is_over = time.monotonic() - self._failing_since >= patience_s
+        if self._failed >= self._max_failed and ranks.all_agree(is_over):
             told = "; ".join(f"rank {rank}: {cause}" for rank, cause in causes.items())
             raise CheckpointError(
                 f"step {upload.save.state.step}: {self._failed} saves in a row have failed "

@@ -38,8 +38,8 @@ class Writer(NamedTuple):
     world_size: int
     keep: int  # complete checkpoints that stay
 
-    def list_name(self, rank: int) -> str:
-        return f"stored_{self.attempt}_{rank}_of_{self.world_size}.json"
+    def list_name(self, rank: int, number: int) -> str:
+        return f"stored_{self.attempt}_try_{number}_{rank}_of_{self.world_size}.json"
 
 
 class Save(NamedTuple):
@@ -47,6 +47,7 @@ class Save(NamedTuple):
 
     state: TrainState
     write: Callable[[Path], None]
+    number: int = 1  # of the try; the lists of one before, whose files may since have changed, do not count
 
 
 @dataclass
@@ -123,13 +124,13 @@ class Upload(threading.Thread):
                 storage.put_file(str(self._folder / record.name), storage.join(self._uri, record.name))
             if self._writer.rank:
                 content = json.dumps([record._asdict() for record in records]).encode()
-                storage.write_bytes(storage.join(self._uri, self._writer.list_name(self._writer.rank)), content)
+                storage.write_bytes(self._list_uri(self._writer.rank), content)
         return records
 
     def _seal(self, records: list[FileRecord]) -> None:
         """Write checkpoint.json once the files of all ranks are stored."""
         for rank in range(1, self._writer.world_size):
-            uri = storage.join(self._uri, self._writer.list_name(rank))
+            uri = self._list_uri(rank)
             while not storage.exists(uri):
                 if self.outcome.abandoned.wait(POLL_S):
                     raise CheckpointError(f"{self._uri}: rank {rank} did not store its files")
@@ -140,6 +141,9 @@ class Upload(threading.Thread):
             self._clean({record.name for record in records})
         except StorageError as error:
             log.warning("old checkpoints could not be removed: %s", error)
+
+    def _list_uri(self, rank: int) -> str:
+        return storage.join(self._uri, self._writer.list_name(rank, self.save.number))
 
     def _clean(self, names: set[str]) -> None:
         """Remove what is in the folder beside the checkpoint, some of it perhaps of a killed attempt, and old ones."""

@@ -25,6 +25,9 @@ from discovr_ray.errors import CheckpointError
 from discovr_ray.train import checkpoint, saver
 from discovr_ray.train.checkpoint import MANIFEST, folder_name
 from discovr_ray.train.saver import Saver
+from discovr_ray.train.upload import Save, Times, Upload, Writer
+
+SAVE = Save(state(1), copy_of(1)())
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +179,54 @@ def test_the_last_save_is_tried_again(run: Path, disk: Path, monkeypatch: pytest
     assert steps_of(run) == [8]
 
 
+def test_the_last_save_has_its_own_tries_and_the_patience_of_the_storage(
+    run: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure before does not count, nor do more than checkpoint.max_failed_saves until the patience is over."""
+    run.write_text("no folder")
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 4:
+            run.unlink()
+
+    monkeypatch.setattr(saver.time, "sleep", pause)
+    one = saver_of(run, disk, max_failed_saves=2)
+    one.save(state(7), copy_of(7))
+    one.save(state(8), copy_of(8))
+    one.finish()
+    assert len(pauses) == 4
+    assert steps_of(run) == [8]
+
+
+def test_the_last_save_is_given_up_when_the_patience_is_over(
+    run: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISCOVR_STORAGE", "")  # so that the next line is undone
+    storage.configure(StorageConfig(outage_patience_s=0))
+    run.write_text("no folder")
+    one = saver_of(run, disk, max_failed_saves=2)
+    one.save(state(8), copy_of(8))
+    with pytest.raises(CheckpointError, match="step 8: 2 saves in a row have failed"):
+        one.finish()
+    one.close()
+
+
+def test_a_list_of_an_earlier_try_seals_nothing(run: Path, disk: Path) -> None:
+    """Rank 1 had stored its files at the first try; at the second they are about to be written anew."""
+    first = [Upload(Writer(str(run), disk / str(rank), "attempt", rank, 2, 3), SAVE, Times()) for rank in (0, 1)]
+    first[1].run()
+    again = [Upload(one._writer, SAVE._replace(number=2), Times()) for one in first]
+    again[0].outcome.abandoned.set()  # else it waits for rank 1
+    again[0].run()
+    assert "rank 1 did not store its files" in again[0].outcome.failure
+    assert steps_of(run) == []
+    again[1].run()
+    again[0].run()
+    assert steps_of(run) == [1]
+
+
 def test_a_defect_is_no_failed_save(run: Path, disk: Path) -> None:
     def write(folder: Path) -> None:
         raise ZeroDivisionError("of our own making")
@@ -202,6 +253,7 @@ def test_local_files_of_a_killed_attempt_are_removed(run: Path, disk: Path) -> N
     (left,) = disk.iterdir()  # as a kill leaves it
     (left / "half.bin").write_bytes(b"half")
     (disk / "discovr-save-of-another-run").mkdir()
+    first.local_folder("restore").mkdir()
     second = saver_of(run, disk)
     assert [path.name for path in disk.iterdir()] == ["discovr-save-of-another-run"]
     second.close()
@@ -270,7 +322,7 @@ def proxy(s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyPro
     with FaultyProxy(int(s3_server.environment["AWS_ENDPOINT_URL"].rsplit(":", 1)[-1])) as between:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{between.port}")
         monkeypatch.setenv("DISCOVR_STORAGE", "")  # so that the next line is undone
-        storage.configure(StorageConfig(attempts=2))
+        storage.configure(StorageConfig(attempts=2, outage_patience_s=0))
         yield between
 
 
