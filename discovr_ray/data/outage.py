@@ -59,7 +59,8 @@ def _through_outage(uri: str, read: Callable[[], bytes]) -> bytes:
             rounds += 1
             failure = error
         else:
-            _readable[_place(uri)] = uri
+            if content:  # of an empty file there is no byte to ask for later
+                _readable[_place(uri)] = uri
             return content
         if rounds >= ROUNDS_ALONE and _another_answers(uri):
             alone = f"{failure} (rounds of attempts: {rounds}, while other files can be read)"

@@ -24,6 +24,7 @@ from discovr_ray.data.decode import all_frames
 from discovr_ray.data.formats.avi_writer import write_avi
 from discovr_ray.data.formats.png_avi import encode_grey_png
 from discovr_ray.data.formats.reader import MAX_SIDE, Frames, VideoInfo
+from discovr_ray.data.outage import without_path
 from discovr_ray.errors import ClipError, ConfigError, StorageError
 
 VERSION = 1  # of the way clips are written; another number makes other shards
@@ -98,7 +99,7 @@ def try_clip(row: Mapping[str, Any], settings: ShardSettings) -> Attempt:
     try:
         info, content = convert_clip(row, settings)
     except StorageError as error:
-        return Attempt(outage=str(error))
+        return Attempt(outage=without_path(error, row["uri"]))
     except Exception as error:  # boundary to the decoders: whatever they raise, the other clips go on
         return Attempt(reason=str(error) if isinstance(error, ClipError) else f"{type(error).__name__}: {error}")
     return Attempt(info, content)

@@ -16,7 +16,7 @@ from clip_table import manifest_of
 from rclone_server import client_environment, free_port, start_server, wait_for_server
 
 from discovr_ray.config import DataConfig
-from discovr_ray.data import outage
+from discovr_ray.data import outage, shards
 from discovr_ray.data.clip import load_clip
 from discovr_ray.data.microbatch import decode_micro_batch
 from discovr_ray.data.outage import read_through_outage
@@ -92,6 +92,26 @@ def test_a_server_that_stays_away_is_no_clips_fault(server: Server, monkeypatch:
     assert "Could not connect" in facts.reason
 
 
+@pytest.mark.parametrize("key", ["Doe planted/a.avi", "Doe/planted'&?#é.avi", "p"])
+def test_no_key_gets_out_through_a_dead_endpoint(
+    key: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setenv("DISCOVR_STORAGE", json.dumps({"outage_patience_s": 0.01, "attempts": 1}))
+    for name, value in (client_environment(9) | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}).items():
+        monkeypatch.setenv(name, value)
+    uri = f"s3://bucket/{key}"
+    row = {"uri": uri, "num_bytes": 10, "sha256": "0" * 64}
+    said = [inspect_file(uri).reason, shards.try_clip(row, shards.ShardSettings()).outage, *caplog.messages]
+    assert len(said) >= 4
+    for text in said:
+        assert "a file in s3://bucket: cannot read: Could not connect" in text
+        assert "127.0.0.1:9" in text
+        assert "Doe" not in text
+        assert "planted" not in text
+        assert "bucket/p" not in text
+
+
 @pytest.mark.s3
 def test_what_concerns_one_object_is_told_from_what_concerns_all(
     server: Server, monkeypatch: pytest.MonkeyPatch
@@ -138,6 +158,13 @@ def test_what_could_be_read_before_is_asked_again_before_a_file_is_blamed(monkey
     with pytest.raises(StorageError, match="within 0.1 s") as caught:
         read_through_outage(NO_ANSWER)
     assert not isinstance(caught.value, MissingFileError)
+
+
+def test_an_empty_file_shows_nothing_of_its_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage, "_readable", {})
+    (tmp_path / "empty").write_bytes(b"")
+    assert read_through_outage(str(tmp_path / "empty")) == b""
+    assert outage._readable == {}  # S3 refuses to give a byte of it, as if nobody answered
 
 
 @pytest.mark.parametrize("uri", ["{folder}/missing.avi", "{folder}", "{folder}/file/below", "gs://bucket/a.avi"])

@@ -17,7 +17,7 @@ from ray.data._internal.metadata_exporter import sanitize_for_struct
 
 from discovr_ray.config import StorageConfig
 from discovr_ray.data import storage
-from discovr_ray.data.storage import s3
+from discovr_ray.data.storage import remote, s3
 from discovr_ray.errors import MissingFileError, StorageError
 
 
@@ -66,6 +66,7 @@ def test_listing(root: str) -> None:
     assert storage.list_folders(f"{root}/none") == []
     assert storage.glob(f"{root}/*/*.avi") == [full["a/1.avi"]]
     assert storage.glob(f"{root}/**/*.mp4") == [full["a/deep/3.mp4"]]
+    assert storage.glob(f"{root}/a/*") == [full["a/1.avi"], full["a/2.AVI"]]  # not the folder a/deep
     assert storage.glob(f"{root}/*.mkv") == []
     assert storage.list_sizes(root) == dict.fromkeys(sorted(names), 1)
     assert storage.list_sizes(f"{root}/a/") == {"1.avi": 1, "2.AVI": 1, "deep/3.mp4": 1}
@@ -252,6 +253,13 @@ def test_unreachable_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StorageError, match=r"s3://bucket/x: cannot read: .*127\.0\.0\.1:9"):
         storage.read_bytes("s3://bucket/x")
+
+
+def test_what_a_server_says_of_an_object_does_not_name_it() -> None:
+    said = 'User: arn:aws:iam::1:user/u is not authorized on: "arn:aws:s3:::bucket/Doe J/x.avi" because no policy'
+    found = remote.text_without_key(PermissionError(13, said), "s3://bucket/Doe J/x.avi")
+    assert found == 'User: (ARN) is not authorized on: "(ARN)" because no policy'
+    assert remote.text_without_key(OSError("Slow down, text/xml"), "s3://bucket/x") == "Slow down, text/xml"
 
 
 def test_checksum_modes_for_servers_other_than_aws(monkeypatch: pytest.MonkeyPatch) -> None:

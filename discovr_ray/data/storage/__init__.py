@@ -230,7 +230,10 @@ def _reported(uri: str, action: str) -> Iterator[None]:
     except StorageError:
         raise
     except causes as error:
-        cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if is_remote(uri):
+            cause = remote.text_without_key(error, uri)
+        else:
+            cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         if isinstance(error, FileNotFoundError):
             cause = "no such file or folder"
         kind = MissingFileError if remote.is_of_one_file(error) else StorageError

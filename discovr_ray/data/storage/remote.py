@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any, Literal
+from urllib.parse import quote
 
 from discovr_ray.data.storage import s3
 from discovr_ray.errors import MissingFileError
@@ -55,6 +56,16 @@ def is_of_one_file(error: BaseException) -> bool:
     return isinstance(error, single)
 
 
+def text_without_key(error: BaseException, uri: str) -> str:
+    """What the driver says of an error, for logs: without URL and ARN, since a file's name may be a patient's."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    _, _, key = uri.partition("://")[2].partition("/")
+    for name in {key, quote(key), quote(key, safe="")} - {""}:
+        text = re.sub(rf"/{re.escape(name)}(?!\w)", "/...", text)  # with its slash: a key may be a single letter
+    text = re.sub(r"arn:[^\s\"]+", "(ARN)", text)
+    return re.sub(r"(\w+://[^/\s\"]+)/[^\s\"]*", r"\1", text)  # the server may be told
+
+
 def inner_path(uri: str) -> str:
     """The path as the file system itself names it."""
     return str(filesystem(uri)._strip_protocol(uri)).rstrip("/")
@@ -78,7 +89,8 @@ def folders(uri: str) -> list[str]:
 def glob(pattern: str) -> list[str]:
     """Full URIs of the files that match."""
     folder = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
-    return [_full_uri(folder, path) for path in _listed(pattern, lambda: filesystem(pattern).glob(pattern))]
+    found = _listed(pattern, lambda: filesystem(pattern).glob(pattern, detail=True))
+    return [_full_uri(folder, path) for path, entry in found.items() if entry["type"] == "file"]
 
 
 def _listed(uri: str, ask: Callable[[], Any]) -> Any:
