@@ -5,7 +5,6 @@ The first reader that knows the bytes takes the file; what no fast path knows go
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -20,6 +19,7 @@ from discovr_ray.data.formats.policy import IngestPolicy
 from discovr_ray.data.formats.reader import Details, FormatReader, Frames, Indices, VideoInfo
 from discovr_ray.errors import ClipError
 
+MIN_FPS, MAX_FPS = 1, 1000  # a second; others are units taken for each other, such as a FrameTime in seconds
 _DECORD = DecordReader()
 # in the order in which they are asked
 _READERS: tuple[FormatReader, ...] = (MjpegReader(), PngReader(), NiftiReader(), DicomReader(), _DECORD)
@@ -44,8 +44,8 @@ def probe(data: bytes, fps: float = 0.0) -> VideoInfo:
     if not info.fps:
         hint = _BY_FORMAT[info.format].rate_fields
         raise ClipError(f"neither the file nor its data set says how many frames a second has{hint}")
-    if not (math.isfinite(info.fps) and info.fps > 0):
-        raise ClipError(f"frame rate {info.fps}: must be a positive number")
+    if not MIN_FPS <= info.fps <= MAX_FPS:  # written so that NaN fails
+        raise ClipError(f"frame rate {info.fps:g}: {MIN_FPS} to {MAX_FPS} frames a second are believed")
     return info
 
 

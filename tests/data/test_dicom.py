@@ -35,7 +35,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from discovr_ray.data.decode import check_all_frames, decode_frames, probe
+from discovr_ray.data.decode import all_frames, check_all_frames, decode_frames, probe
+from discovr_ray.data.formats import reader
 from discovr_ray.data.formats.dicom.cine import read_cine
 from discovr_ray.data.formats.dicom.timing import read_timing
 from discovr_ray.errors import ClipError
@@ -148,6 +149,10 @@ def ycc_jpeg() -> bytes:
     return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(RGB[0]), 98, "RGB", "444"))
 
 
+def subsampled_jpeg() -> bytes:
+    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(RGB[0]), 98, "RGB", "422"))
+
+
 def rgb_jpeg() -> bytes:
     data = cine(RGB[:2], JPEGBaseline8Bit, "RGB")
     offset, size = read_cine(data).frames[0][0]
@@ -164,6 +169,7 @@ def rgb_jpeg() -> bytes:
         pytest.param(rgb_jpeg(), "RGB", id="Adobe's marker, as the attribute says"),
         pytest.param(without_markers(rgb_jpeg(), b"RGB"), "YBR_FULL", id="components named R, G, B"),
         pytest.param(without_markers(rgb_jpeg(), b"\1\2\3"), "RGB", id="RGB by nothing but the attribute"),
+        pytest.param(without_markers(subsampled_jpeg(), b"\1\2\3"), "RGB", id="coarser chroma, though called RGB"),
     ],
 )
 def test_what_the_components_of_a_jpeg_are(stream: bytes, photometric: str) -> None:
@@ -176,6 +182,19 @@ def test_contradicting_colour_spaces_are_refused() -> None:
     stream = bare[:2] + adobe + bare[2:]
     with pytest.raises(ClipError, match="PhotometricInterpretation says luma and chroma, the JPEG's own marker RGB"):
         probe(jpeg_cine([stream] * 2, "YBR_FULL_422"))
+
+
+@pytest.mark.parametrize("photometric", ["YBR_FULL", "YBR_FULL_422", "RGB"])
+def test_a_transform_that_jpeg_2000_undoes_itself_counts_more_than_the_attribute(photometric: str) -> None:
+    data = cine(RGB, JPEG2000Lossless, "YBR_RCT", PhotometricInterpretation=photometric)
+    np.testing.assert_array_equal(decode_frames(data, "dicom", WANTED, 5), np.rint(luma(RGB))[WANTED])
+
+
+def test_large_frames_are_handed_out_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "PIECE_BYTES", 2 * 48 * 64)
+    pieces = list(all_frames(cine(GREY), probe(cine(GREY))))
+    assert [len(piece) for piece in pieces] == [2, 2, 1]
+    np.testing.assert_array_equal(np.concatenate(pieces), GREY)
 
 
 def test_fast_path_decodes_each_wanted_frame_once_and_only_to_grey(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +271,16 @@ def test_frame_rate(attributes: dict[str, Any], fps: float, varies: bool) -> Non
     with pytest.raises(ClipError, match=r"frames a second has \(FrameTime, .*, CineRate, Reco.* are missing or 0\)"):
         probe(data)
     assert probe(data, fps=33.0).fps == 33.0  # what the data set's own table says
+
+
+@pytest.mark.parametrize("frame_time_ms", ["0.033", "0.99", "1001"])
+def test_frame_rates_that_nobody_films_at(frame_time_ms: str) -> None:
+    """Such as a FrameTime in seconds."""
+    with pytest.raises(ClipError, match=r"frame rate [\d.e+]+: 1 to 1000 frames a second are believed"):
+        probe(cine(GREY, FrameTime=frame_time_ms))
+    with pytest.raises(ClipError, match="1 to 1000 frames a second"):
+        probe(cine(GREY, FrameTime=None), fps=float("nan"))
+    assert [probe(cine(GREY, FrameTime=time)).fps for time in (1, 1000)] == [1000, 1]
 
 
 # --- bad input

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nifti_files import nifti, timed_nifti, with_field, zipped
 
-from discovr_ray.data.decode import check_all_frames, decode_frames, details, probe
+from discovr_ray.data.decode import all_frames, check_all_frames, decode_frames, details, probe
+from discovr_ray.data.formats import reader
 from discovr_ray.data.formats.nifti import MAX_BYTES, NiftiReader, _unpack
 from discovr_ray.data.formats.policy import IngestPolicy
 from discovr_ray.errors import ClipError
@@ -73,6 +74,22 @@ def test_other_number_types_count_where_their_values_are_grey_levels() -> None:
     assert decode_frames(content, "nifti", range(2), 2).tolist() == [[[12, 12]], [[250, 10]]]
     content = with_field(nifti(stored.astype(np.uint8)), "scl_slope", -0.5, 250.0)
     assert decode_frames(content, "nifti", [0], 2).tolist() == [[[248, 248]]]
+
+
+def test_large_frames_are_scaled_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = nifti(FRAMES[:5].astype(np.int16))
+    monkeypatch.setattr(reader, "PIECE_BYTES", 2 * 64 * 80 * 4)
+    assert [len(piece) for piece in all_frames(content, probe(content, 50))] == [2, 2, 1]
+
+
+def test_scaling_takes_four_bytes_a_pixel() -> None:
+    """Beside the grey levels, the picked values of eight bytes, and what is unpacked once."""
+    content = nifti(np.repeat(FRAMES[:4], 16, 0).astype(np.float64))
+    tracemalloc.start()
+    decode_frames(content, "nifti", range(64), 64)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 14 * FRAMES[0].size * 64
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import simplejpeg
 
-from discovr_ray.data.formats.reader import MAX_SIDE, PIECE, PIECE_BYTES, FormatReader, Frames, Indices, VideoInfo
+from discovr_ray.data.formats.reader import MAX_SIDE, FormatReader, Frames, Indices, VideoInfo, frames_at_once
 from discovr_ray.data.formats.riff import Avi, is_avi, read_avi
 from discovr_ray.errors import ClipError
 
@@ -56,11 +56,6 @@ class MjpegReader(FormatReader):
 
     def _decode(self, image: memoryview, index: int, place: Frames) -> None:
         decode_grey_jpeg(image, index, place)
-
-
-def frames_at_once(height: int, width: int) -> int:
-    """Frames of a piece: PIECE, fewer where they would take more than PIECE_BYTES."""
-    return max(1, min(PIECE, PIECE_BYTES // (height * width)))
 
 
 def jpeg_size(jpeg: memoryview | bytes, index: int) -> tuple[int, int]:

@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from discovr_ray.data.formats.policy import IngestPolicy
-from discovr_ray.data.formats.reader import MAX_SIDE, PIECE, Details, FormatReader, Frames, Indices, VideoInfo
+from discovr_ray.data.formats.reader import MAX_SIDE, Details, FormatReader, Frames, Indices, VideoInfo, frames_at_once
 from discovr_ray.errors import ClipError
 
 MAX_BYTES = 2**30  # of a file, unpacked; 500 frames of 1024 x 1024 in 16 bits
 DARK = 16  # a file without any value from here on is a mask, or its values are no grey levels of 0 to 255
 SAME_SPACING = 0.01  # how far the two pixel spacings may differ and still be one number
+_SCALED = np.dtype(np.float32)  # exact for 16 bits; of a pixel while it becomes a grey level
 _HEADER_BYTES = 348
 _GZIP = b"\x1f\x8b"
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
@@ -60,8 +61,9 @@ class NiftiReader(FormatReader):
         frames = _raw_frames(data, header)
         if len(frames) != num_frames:
             raise ClipError(f"the video has {len(frames)} frames, {num_frames} expected")
-        for start in range(0, len(wanted), PIECE):
-            yield _grey(frames[wanted[start : start + PIECE]], header)
+        count = frames_at_once(header.height, header.width, _SCALED.itemsize)
+        for start in range(0, len(wanted), count):
+            yield _grey(frames[wanted[start : start + count]], header)
 
     def check(self, data: bytes) -> None:
         """Refuse masks, and values that would need rescaling."""
@@ -187,9 +189,12 @@ def _unpack(data: bytes, size: int) -> bytes:
 def _grey(values: npt.NDArray[Any], header: _Header) -> Frames:
     if header.dtype == np.uint8 and (header.slope, header.intercept) == (1, 0):
         return values
-    scaled = values.astype(np.float64) * header.slope + header.intercept
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities and NaN fail the check
+        scaled = values.astype(_SCALED)
+        scaled *= header.slope
+        scaled += header.intercept
     _check_range(float(scaled.min()), float(scaled.max()))
-    return np.asarray(np.rint(scaled), np.uint8)
+    return np.rint(scaled, out=scaled).astype(np.uint8)
 
 
 def _check_range(low: float, high: float) -> None:

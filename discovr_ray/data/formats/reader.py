@@ -19,6 +19,11 @@ PIECE_BYTES = 128 * 2**20  # and their most bytes: headers that lie must not cos
 MAX_SIDE = 4096  # pixels; more is a damaged header, and would be allocated before decoding fails
 
 
+def frames_at_once(height: int, width: int, pixel_bytes: int = 1) -> int:
+    """Frames of a piece: PIECE, fewer where they would take more than PIECE_BYTES."""
+    return max(1, min(PIECE, PIECE_BYTES // (height * width * pixel_bytes)))
+
+
 class VideoInfo(NamedTuple):
     format: str  # one of the reader's `formats`
     num_frames: int

@@ -32,6 +32,7 @@ class _Head(NamedTuple):
     height: int
     width: int
     ids: bytes  # of the components
+    samplings: bytes  # of the components: factors across and down, four bits each
     jfif: bool
     adobe: int | None  # its transform: 0 none, 1 YCbCr; None: no such marker
     tables: bytes  # everything in front of the scan but application markers and comments
@@ -75,6 +76,8 @@ def _space(head: _Head, photometric: str) -> Space:
         raise ClipError("PhotometricInterpretation says luma and chroma, the JPEG's own marker RGB")
     if head.adobe == 1 or (head.adobe is None and head.jfif):
         return "ybr"
+    if head.adobe != 0 and len(set(head.samplings)) > 1:
+        return "ybr"  # only chroma is stored more coarsely
     return "rgb" if photometric == "RGB" else "ybr"
 
 
@@ -89,18 +92,19 @@ def _read_head(frame: memoryview, index: int) -> _Head:
     Errors:
         ClipError: no JPEG, or its headers do not add up.
     """
-    size, ids, lossless, jfif, adobe = (0, 0), b"", False, False, None
+    size, ids, samplings, lossless, jfif, adobe = (0, 0), b"", b"", False, False, None
     tables: list[bytes] = []
     for marker, first, last in _segments(frame, index):
         content = bytes(frame[first:last])
         if marker == _SCAN:
             if not ids:
                 break
-            return _Head(lossless, *size, ids, jfif, adobe, b"".join(tables), first - 4)
+            return _Head(lossless, *size, ids, samplings, jfif, adobe, b"".join(tables), first - 4)
         if _BASELINE <= marker <= _LOSSLESS:
             if len(content) < 6 or len(content) != 6 + 3 * content[5] or content[0] != 8 or marker == _PROGRESSIVE:
                 raise ClipError(f"frame {index} is no JPEG of 8 bits, baseline or lossless")
-            size, ids, lossless = struct.unpack_from(">HH", content, 1), content[6::3], marker == _LOSSLESS
+            size, lossless = struct.unpack_from(">HH", content, 1), marker == _LOSSLESS
+            ids, samplings = content[6::3], content[7::3]
         if marker == _ADOBE and content[:5] == b"Adobe" and len(content) >= 12:
             adobe = content[11]
         jfif = jfif or content[:5] == b"JFIF\0"

@@ -17,6 +17,7 @@ from discovr_ray.data.formats.reader import Frames
 from discovr_ray.errors import ClipError
 
 _J2K_START = b"\xff\x4f\xff\x51"  # start of code stream, then the segment with the size
+_J2K_STYLE, _J2K_TILE = 0xFF52, 0xFF90  # the segment that tells of the components' transform; the end of the header
 
 
 def grey_frame(cine: Cine, index: int) -> Frames:
@@ -54,7 +55,10 @@ def _components(cine: Cine, index: int, grey: bool) -> Components:
         _check_size(frame, index, cine)
     from pydicom.encaps import encapsulate
 
-    return _by_pydicom(cine, encapsulate([bytes(frame)], has_bot=False), index, 1)
+    components = _by_pydicom(cine, encapsulate([bytes(frame)], has_bot=False), index, 1)
+    if components.space == "ybr" and cine.coding == JPEG_2000 and _is_mixed(frame):
+        return components._replace(space="rgb")  # OpenJPEG undoes that transform, whatever the attribute says
+    return components
 
 
 def _by_pydicom(cine: Cine, source: memoryview | bytes, index: int, num_frames: int) -> Components:
@@ -95,3 +99,16 @@ def _check_size(frame: memoryview, index: int, cine: Cine) -> None:
     x1, y1, x0, y0 = struct.unpack_from(">4L", frame, start + 8)
     if (y1 - y0, x1 - x0) != (cine.height, cine.width):
         raise ClipError(f"frame {index} is {y1 - y0} x {x1 - x0} pixels, Rows and Columns say otherwise")
+
+
+def _is_mixed(frame: memoryview) -> bool:
+    """Whether the code stream itself turned RGB into luma and chroma (ITU-T T.800, A.6.1)."""
+    position = bytes(frame[:256]).find(_J2K_START) + 2
+    while position + 9 <= len(frame):
+        marker, size = struct.unpack_from(">HH", frame, position)
+        if marker == _J2K_STYLE:
+            return frame[position + 8] == 1
+        if marker == _J2K_TILE or size < 2:
+            break
+        position += 2 + size
+    return False

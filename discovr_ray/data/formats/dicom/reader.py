@@ -15,7 +15,7 @@ from discovr_ray.data.formats.dicom.details import read_details
 from discovr_ray.data.formats.dicom.pixels import grey_frame
 from discovr_ray.data.formats.dicom.timing import read_timing
 from discovr_ray.data.formats.policy import IngestPolicy
-from discovr_ray.data.formats.reader import PIECE, Details, FormatReader, Frames, Indices, VideoInfo
+from discovr_ray.data.formats.reader import Details, FormatReader, Frames, Indices, VideoInfo, frames_at_once
 from discovr_ray.errors import ClipError
 
 
@@ -38,8 +38,13 @@ class DicomReader(FormatReader):
         cine = read_cine(data)
         if cine.num_frames != num_frames:
             raise ClipError(f"the video has {cine.num_frames} frames, {num_frames} expected")
-        for start in range(0, len(wanted), PIECE):
-            yield np.stack([grey_frame(cine, index) for index in wanted[start : start + PIECE].tolist()])
+        count = frames_at_once(cine.height, cine.width)
+        for start in range(0, len(wanted), count):
+            indices = wanted[start : start + count].tolist()
+            piece = np.empty((len(indices), cine.height, cine.width), np.uint8)
+            for place, index in zip(piece, indices, strict=True):
+                place[:] = grey_frame(cine, index)
+            yield piece
 
     def details(self, data: bytes, info: VideoInfo, policy: IngestPolicy) -> Details:
         return read_details(data, policy)
