@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from discovr_ray.config import Config, RunPlan
 from discovr_ray.data import storage
-from discovr_ray.errors import StorageError
+from discovr_ray.train.publisher import Publisher
 
 if TYPE_CHECKING:  # the stream imports Ray, which the loop does not need
     from discovr_ray.data.stream import ClipFailure
@@ -34,22 +33,23 @@ class RunLog:
     """Rank 0's record of a run.
 
     On a local run folder the files are written in place. Object stores cannot append, so there they grow in a
-    temporary folder and are copied over every half minute and at every checkpoint.
+    local folder and are copied over in a thread, every half minute and at every checkpoint.
     On resume, records after `start_step` are dropped: the run is about to write them again.
     """
 
-    def __init__(self, run_uri: str, config: Config, plan: RunPlan, start_step: int) -> None:
-        self._run_uri = run_uri
+    def __init__(self, run_uri: str, config: Config, plan: RunPlan, start_step: int, local_folder: Path) -> None:
+        """`local_folder` is made when it is needed, and removed by `close`."""
         self._plan = plan
         self._global_batch = config.engine.global_batch
         self._remote = "://" in run_uri
-        self._root = Path(tempfile.mkdtemp(prefix="discovr-log-") if self._remote else run_uri)
+        self._root = local_folder if self._remote else Path(run_uri)
         self._published_at = 0.0
         kept = [record for record in read_records(run_uri, METRICS_FILE) if record["step"] <= start_step]
         self._write_all(METRICS_FILE, kept)
         # a clip that failed stays on record even when the step that met it is run again
         self._write_all(QUARANTINE_FILE, read_records(run_uri, QUARANTINE_FILE))
         self._tensorboard = SummaryWriter(self._root / "tensorboard", purge_step=start_step + 1 if start_step else None)
+        self._publisher = Publisher(self._root, run_uri) if self._remote else None
 
     def metrics(self, record: dict[str, float]) -> None:
         """One logged step: a JSON line (NaN becomes null), TensorBoard scalars and a progress line."""
@@ -70,21 +70,17 @@ class RunLog:
         self.publish()
 
     def publish(self) -> None:
-        """Make everything written so far visible in the run folder; storage that fails is tried again next time."""
+        """Have everything written so far copied to the run folder; does not wait for it. Any thread may ask."""
         self._tensorboard.flush()
         self._published_at = time.monotonic()
-        if not self._remote:
-            return
-        try:
-            for path in sorted(path for path in self._root.rglob("*") if path.is_file()):
-                storage.put_file(str(path), storage.join(self._run_uri, *path.relative_to(self._root).parts))
-        except StorageError as error:
-            logger.warning("the run's log could not be copied, training goes on: %s", error)
+        if self._publisher:
+            self._publisher.ask()
 
     def close(self) -> None:
-        self.publish()
+        """Waits until everything is in the run folder, or the storage has failed."""
         self._tensorboard.close()
-        if self._remote:
+        if self._publisher:
+            self._publisher.close()
             shutil.rmtree(self._root, ignore_errors=True)
 
     def _append(self, name: str, record: dict[str, Any]) -> None:

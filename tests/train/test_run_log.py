@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from loop_runs import tiny_config
 
 from discovr_ray.config import RunPlan, derive_plan
 from discovr_ray.data.stream import ClipFailure
+from discovr_ray.train import publisher, run_log
 from discovr_ray.train.run_log import METRICS_FILE, QUARANTINE_FILE, RunLog, progress_line, read_records
 
 CONFIG = tiny_config()
@@ -33,7 +36,7 @@ def record(step: int, **values: float) -> dict[str, float]:
 
 
 def open_log(folder: Path, start_step: int) -> RunLog:
-    return RunLog(str(folder), CONFIG, PLAN, start_step)
+    return RunLog(str(folder), CONFIG, PLAN, start_step, folder / "unused")
 
 
 def steps(folder: Path) -> list[int]:
@@ -80,12 +83,43 @@ def test_a_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.s3
-def test_on_an_object_store_files_arrive_whole(s3_server: Any) -> None:
-    uri = f"{s3_server.uri}/log-run"
-    log = RunLog(uri, CONFIG, PLAN, 0)
+def test_on_an_object_store_files_arrive_whole(s3_server: Any, tmp_path: Path) -> None:
+    uri, local = f"{s3_server.uri}/log-run", tmp_path / "log"
+    log = RunLog(uri, CONFIG, PLAN, 0, local)
     log.metrics(record(1))
     log.close()
-    again = RunLog(uri, CONFIG, PLAN, 1)
+    assert not local.exists()
+    again = RunLog(uri, CONFIG, PLAN, 1, local)
     again.metrics(record(2))
     again.close()
     assert [line["step"] for line in read_records(uri, METRICS_FILE)] == [1, 2]
+
+
+def test_training_does_not_wait_for_a_storage_that_takes_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fifty steps pass during the first copy of the log, and do not queue up copies of their own."""
+    begun, go = threading.Event(), threading.Event()
+    copied: list[str] = []
+
+    def slow_put(local_path: str, uri: str) -> None:
+        begun.set()
+        assert go.wait(30)
+        copied.append(uri.rpartition("/")[2])
+        shutil.copy(local_path, arrived / copied[-1])
+
+    arrived = tmp_path / "storage"
+    arrived.mkdir()
+    monkeypatch.setattr(publisher.storage, "put_file", slow_put)
+    monkeypatch.setattr(run_log, "read_records", lambda uri, name: [])
+    log = RunLog("memory://run", CONFIG, PLAN, 0, tmp_path / "log")
+    for step in range(1, 51):
+        log.metrics(record(step))
+        log.quarantine(step, 0, [ClipFailure(str(step), "broken")])  # asks for a copy
+        assert begun.wait(30)
+    assert copied == []
+    go.set()
+    log.close()
+    assert copied.count(METRICS_FILE) <= 3  # the first, one that was asked for, that of `close`
+    assert [line["step"] for line in read_records(str(arrived), METRICS_FILE)] == list(range(1, 51))
+    assert len(read_records(str(arrived), QUARANTINE_FILE)) == 50
