@@ -28,8 +28,8 @@ from discovr_ray.report.data_labels import (
 EXAMPLES = 3
 NONE = "none"  # the name of the empty split, and of the empty view
 # what a reason may quote of a source: addresses, values in quotes, numbers. The rest is what repeats. Names of files
-# may hold spaces, so an address goes on to the next colon or quote.
-_ADDRESS = re.compile(r"(\b[a-z][a-z0-9]*://|(?<![\w.])~?/)[^:'\"]+")
+# may hold spaces, quotes and colons, so an address goes on to the next colon or quote that ends a word.
+_ADDRESS = re.compile(r"(\b[a-z][a-z0-9]*://|(?<![\w.])~?/)([^:'\"]|[:'\"](?![\s,;.)]|$))+")
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _NUMBER = re.compile(r"\d+(\.\d+)?(e[-+]?\d+)?")
 
@@ -106,16 +106,17 @@ def read_rejected(manifest_uri: str) -> Counts | None:
     """Reasons in the rejected.parquet beside a manifest, most frequent first; None where there is none.
 
     Errors:
-        ManifestError: it is no table with a column `reason`.
+        ManifestError: it is no table with the columns `uri` and `reason`.
     """
     uri = storage.join(storage.absolute(manifest_uri).rpartition("/")[0], "rejected.parquet")
     if not storage.exists(uri):
         return None
     try:
-        reasons = pq.read_table(pa.BufferReader(storage.read_bytes(uri)), columns=["reason"])["reason"].to_pylist()
+        rows = pq.read_table(pa.BufferReader(storage.read_bytes(uri)), columns=["uri", "reason"]).to_pylist()
+        reasons = [str(row["reason"]).replace(row["uri"] or "\0", "…") for row in rows]
     except (pa.ArrowInvalid, OSError, KeyError) as error:
         raise ManifestError(f"{uri}: no table of rejected files: {error}") from error
-    return dict(Counter(general(str(reason)) for reason in reasons).most_common())
+    return dict(Counter(map(general, reasons)).most_common())
 
 
 def general(reason: str) -> str:

@@ -82,8 +82,10 @@ def _near(facts: DataFacts, looked: Looked) -> Finding:
     if looked.pairs:
         text = "Pairs of clips look alike within a split; see the table below whether they are copies of one recording."
         return Finding("watch", title, value, scale, text)
-    rest = "" if looked.num_clips == facts.num_clips else " The others were not compared (--sample)."
-    return Finding("good", title, value, scale, f"No two clips that were opened look alike.{rest}")
+    text = "No two clips that were opened look alike."
+    if looked.num_clips < facts.num_clips:
+        return Finding("watch", title, "0 in a sample", scale, f"{text} The others were not compared (--sample).")
+    return Finding("good", title, value, scale, text)
 
 
 def _broken(looked: Looked) -> Finding:

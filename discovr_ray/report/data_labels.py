@@ -15,6 +15,8 @@ from discovr_ray.errors import ManifestError
 
 MAX_CLASSES = 12  # a label with more values is a measurement or a text
 BINS = 24
+HASHES = ("study",)  # labels that are ids, however few they are
+MEASURED = ("heart_rate", "heart_rate_bpm")  # labels that are numbers, however few and whole they are
 
 Counts = dict[str, int]  # split -> clips
 Values = npt.NDArray[np.float64]  # one per clip; NaN where it has none
@@ -54,9 +56,10 @@ def read_labels(cells: Sequence[str], splits: Sequence[str]) -> Labels:
     for name, values in sorted(columns.items()):
         kinds = {type(value) for value in values if value is not None}
         different = {str(value) for value in values if value is not None}
-        if kinds and kinds <= {int, float} and (float in kinds or len(different) > MAX_CLASSES):
+        many = float in kinds or len(different) > MAX_CLASSES or name in MEASURED
+        if kinds and kinds <= {int, float} and many:
             labels.numbers[name] = np.array([np.nan if value is None else value for value in values], np.float64)
-        elif len(different) <= MAX_CLASSES:
+        elif len(different) <= MAX_CLASSES and name not in HASHES:
             labels.classes[name] = count_by_split(["" if value is None else str(value) for value in values], splits)
         else:
             labels.texts[name] = len(different)

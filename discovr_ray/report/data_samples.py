@@ -23,6 +23,7 @@ from discovr_ray.config import DataConfig
 from discovr_ray.data.clip import load_clip
 from discovr_ray.data.formats.reader import Frames
 from discovr_ray.data.microbatch import COLUMNS
+from discovr_ray.data.outage import without_path
 from discovr_ray.errors import ClipError
 from discovr_ray.randomness import clip_key, uniform
 from discovr_ray.report.data_facts import NONE, without_sources
@@ -160,7 +161,7 @@ def _load(
         results = pool.map(frames_of, rows)
         for count, (place, row, result) in enumerate(zip(places.tolist(), rows, results, strict=True), start=1):
             if isinstance(result, ClipError):
-                broken[row["clip_id"]] = without_sources(str(result))
+                broken[row["clip_id"]] = without_sources(without_path(result, row["uri"]))
             else:
                 yield place, row, result
             if time.monotonic() - shown_at > PROGRESS_EVERY_S:

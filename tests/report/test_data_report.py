@@ -40,6 +40,8 @@ ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs" / "inspect_data.py"
 DATA = DataConfig()  # 64 frames, 3 apart at 50 fps: 190 frames at 50 fps
 
+NAMES = ("O'Neil Jane", 'Jane "Jo" Quimby', "Jane: Quimby", "Jane:Quimby")  # of folders
+
 Rows = list[dict[str, Any]]
 
 
@@ -208,6 +210,7 @@ def test_a_sample_says_that_it_is_one(clean_rows: Rows, tmp_path: Path) -> None:
     report = inspect_data(uri, DATA, sample=5)
     assert report.looked.num_clips == 5
     assert "The others were not compared (--sample)." in sentence(report, "Near-duplicates")
+    assert levels(report)["Near-duplicates"] == "watch"
     assert "5 of 24 clips were opened and compared" in Page(write_page(report, str(tmp_path / "page.html"))).text
     nothing = inspect_data(uri, DATA, sample=0)
     assert next(item.value for item in nothing.findings if item.title == "Near-duplicates") == "not searched"
@@ -258,6 +261,19 @@ def test_reasons_of_rejected_files_without_their_sources(clean_rows: Rows, tmp_p
     assert "secret" not in page.text
 
 
+def test_names_of_files_with_quotes_and_colons_stay_off_the_page(clean_rows: Rows, tmp_path: Path) -> None:
+    rejected = "/data/O'Neil: Jane/a.avi"
+    pq.write_table(
+        pa.table({"uri": [rejected], "reason": [f"{rejected}: gone"]}),
+        tmp_path / "rejected.parquet",
+    )
+    gone = [clean_rows[number] | {"uri": f"/gone/{name}/a.avi"} for number, name in enumerate(NAMES)]
+    page = Page(write_page(inspect_data(written(gone, tmp_path), DATA), str(tmp_path / "page.html")))
+    assert "cannot read" in page.text
+    for part in ("Neil", "Jane", "Quimby", "a.avi"):
+        assert part not in page.source
+
+
 def test_signatures() -> None:
     rng = np.random.default_rng(0)
     frames = np.repeat(np.repeat(rng.integers(0, 256, (4, 24, 24), np.uint8), 4, 1), 4, 2)
@@ -286,6 +302,12 @@ def test_pairs_are_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
+def test_few_studies_are_no_classes_and_few_heart_rates_are_numbers() -> None:
+    labels = read_labels([json.dumps({"study": "5f" * 16, "heart_rate_bpm": 60 + n}) for n in (0, 12)], ["TRAIN"] * 2)
+    assert (labels.classes, labels.texts) == ({}, {"study": 1})
+    assert labels.numbers["heart_rate_bpm"].tolist() == [60, 72]
+
+
 def test_labels_by_their_kind() -> None:
     cells = [json.dumps({"class": n % 2, "ef": 50.0 + n, "name": f"n{n}", "flag": True, "id": n}) for n in range(20)]
     labels = read_labels([*cells, "{}"], ["TRAIN"] * 20 + ["VAL"])
@@ -309,6 +331,8 @@ def test_labels_by_their_kind() -> None:
     [
         ("frame 60 is damaged: at byte 12.5", "frame # is damaged: at byte #"),
         ("s3://bucket/p 1/x.avi: gone", "…: gone"),
+        ("s3://bucket/O'Neil:1/x.avi: gone", "…: gone"),
+        ("EF = '/data/O'Neil/x.avi' is no number", "EF = '…' is no number"),
         ("frames of (112, 112) pixels", "frames of (#, #) pixels"),
         ("a mask and/or values", "a mask and/or values"),
     ],
