@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_S = 1.0
 ROUNDS_ALONE = 3  # failures of one file while another one can be read, after 1 and 2 s; each has its own attempts
 
+FRAME_MARK = b" in _through_outage\n"  # in the stacks of a process that is ended while it reads
+
 _readable: dict[str, str] = {}  # storage -> a file that this process could read there
 
 
@@ -40,6 +42,13 @@ def read_part_through_outage(uri: str, offset: int | None, num_bytes: int) -> by
     if offset is None:
         return _through_outage(uri, lambda: storage.read_once(uri))
     return _through_outage(uri, lambda: storage.read_range(uri, offset, num_bytes))
+
+
+def longest_s() -> float:
+    """Seconds that the functions above may take where every request waits for as long as the settings let it."""
+    config = storage.settings()
+    rounds = len(list(_pauses(config.outage_patience_s)))
+    return config.outage_patience_s + rounds * storage.longest_read_s()
 
 
 def without_path(error: Exception, uri: str) -> str:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from discovr_ray.data import storage
+from discovr_ray.data import outage
 
 LIMIT_VARIABLE = "DISCOVR_FILE_LIMIT_S"
 DEFAULT_LIMIT_S = 120.0  # the slowest file of the public sets takes some ten seconds
@@ -32,8 +32,11 @@ def limit_s(num_bytes: int) -> float:
 
 
 def limit_with_reading_s() -> float:
-    """Seconds for a file, or a few of them, from the first request on: pauses of the storage are waited for."""
-    return base_limit_s() + 300 + 2 * storage.settings().outage_patience_s
+    """Seconds for a file, or a few of them, from the first request on: pauses of the storage are waited for.
+
+    Longer than reading takes to give up by itself, so that what it ends is a hang.
+    """
+    return base_limit_s() + 300 + 2 * outage.longest_s()
 
 
 @contextmanager

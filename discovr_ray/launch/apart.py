@@ -8,18 +8,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ray import cloudpickle
 
-from discovr_ray.data import storage, watchdog
+from discovr_ray.data import outage, storage, watchdog
 
 LAST_WORDS = 300  # characters of stderr in a reason
 
 
 class Outcome(NamedTuple):
-    value: Any  # what the function returned
-    death: str  # why there is no value; "" when there is one
+    """What the function returned; or how its process died, and what most likely is to blame for it."""
+
+    value: Any
+    death: str = ""
+    blame: Literal["", "file", "machine", "storage"] = ""  # what the machine did may not happen again
 
 
 def call_apart(function: Callable[..., Any], *arguments: Any) -> Outcome:
@@ -35,18 +38,23 @@ def call_apart(function: Callable[..., Any], *arguments: Any) -> Outcome:
         check=False,
     )
     if child.returncode == 0:
-        return Outcome(pickle.loads(child.stdout), "")
-    return Outcome(None, _death(child.returncode, child.stderr))
+        return Outcome(pickle.loads(child.stdout))
+    return _death(child.returncode, child.stderr)
 
 
-def _death(returncode: int, stderr: bytes) -> str:
+def _death(returncode: int, stderr: bytes) -> Outcome:
     if watchdog.TIMEOUT_MARK in stderr:
+        if outage.FRAME_MARK in stderr:
+            return Outcome(None, "reading did not end", "storage")
         limit_s = watchdog.base_limit_s()
-        return f"decoding took longer than {limit_s:g} s ({watchdog.LIMIT_VARIABLE}; large files get more)"
+        reason = f"decoding took longer than {limit_s:g} s ({watchdog.LIMIT_VARIABLE}; large files get more)"
+        return Outcome(None, reason, "machine")
+    if returncode == -signal.SIGKILL:
+        return Outcome(None, "the decoder crashed: SIGKILL (out of memory, or killed by hand)", "machine")
     if returncode < 0:
-        memory = " (out of memory, or killed by hand)" if returncode == -signal.SIGKILL else ""
-        return f"the decoder crashed: {signal.Signals(-returncode).name}{memory}"
-    return f"the process ended with code {returncode}: {stderr.decode(errors='replace').strip()[-LAST_WORDS:]}"
+        return Outcome(None, f"the decoder crashed: {signal.Signals(-returncode).name}", "file")
+    words = stderr.decode(errors="replace").strip()[-LAST_WORDS:]
+    return Outcome(None, f"the process ended with code {returncode}: {words}", "machine")
 
 
 def _serve() -> None:

@@ -123,6 +123,8 @@ def _write_block(
 
 def _try_apart(attempt: TryClip, row: Mapping[str, Any], settings: ShardSettings) -> Attempt:
     outcome = call_apart(attempt, row, settings)
+    if outcome.blame == "storage":
+        return Attempt(outage=outcome.death)
     return Attempt(reason=outcome.death) if outcome.death else outcome.value
 
 

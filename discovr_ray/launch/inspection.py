@@ -82,7 +82,7 @@ def inspect_files(uris: Sequence[str], inspect: Inspect = inspect_file, fps: Seq
     """Read, hash and decode every frame of every file; one answer per uri, in order.
 
     Needs an initialised Ray. A process that dies takes its block along, so what is then missing is looked at again,
-    one file per block and each in a process of its own, whose death names the file and the cause.
+    each file in a process of its own, whose death names the file and the cause.
 
     Args:
         fps: of each uri, as of decode.probe; (): nothing is known of any.
@@ -96,8 +96,8 @@ def inspect_files(uris: Sequence[str], inspect: Inspect = inspect_file, fps: Seq
     for apart in (False, True):
         missing = pa.array([index for index in range(len(uris)) if index not in answers], pa.int64())
         if apart and not answers and len(uris) > 4 * FILES_PER_BLOCK:
-            break  # many blocks and not one answer: no file's fault
-        files_per_block = 1 if apart else max(FILES_PER_BLOCK, math.ceil(len(uris) / MAX_BLOCKS))
+            _raise_cause(files, inspect)  # many blocks and not one answer: most likely no file's fault
+        files_per_block = max(1 if apart else FILES_PER_BLOCK, math.ceil(len(missing) / MAX_BLOCKS))
         for index, facts in _one_pass(files.take(missing), files_per_block, inspect, apart):
             if facts.outage:
                 raise StreamError(
@@ -124,8 +124,9 @@ def _one_pass(
 
 
 def _raise_cause(files: pa.Table, inspect: Inspect) -> None:
+    """Unless a process can be had that looks at a file; what the file does to that process does not matter here."""
     try:
-        list(_one_pass(files.slice(0, 1), 1, inspect, apart=False, max_lost_blocks=0))
+        list(_one_pass(files.slice(0, 1), 1, inspect, apart=True, max_lost_blocks=0))
     except RayError as error:
         raise ManifestError(f"no process could look at any of {files.num_rows} files: {error}") from error
 
@@ -152,4 +153,4 @@ def _inspect(inspect: Inspect, row: dict[str, Any]) -> Facts:
 
 def _inspect_apart(inspect: Inspect, row: dict[str, Any]) -> Facts:
     outcome = call_apart(_inspect, inspect, row)
-    return Facts(reason=outcome.death) if outcome.death else outcome.value
+    return Facts(reason=outcome.death, outage=outcome.blame == "storage") if outcome.death else outcome.value

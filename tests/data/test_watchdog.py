@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
 
 import pytest
 
-from discovr_ray.data import watchdog
+from discovr_ray.data import outage, watchdog
 
 # pthread_mutex_lock on a locked mutex, called with the interpreter's lock held: no Python code can run any more
 HANG = """
@@ -42,3 +43,12 @@ def test_limits_grow_with_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert watchdog.limit_s(30_000_000) == 120
     watchdog.adopt(2.5)
     assert watchdog.base_limit_s() == 2.5
+
+
+def test_reading_gives_up_before_its_process_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(watchdog.LIMIT_VARIABLE, "120")
+    settings = {"read_timeout_s": 30, "connect_timeout_s": 2, "attempts": 5, "outage_patience_s": 120}
+    monkeypatch.setenv("DISCOVR_STORAGE", json.dumps(settings))
+    # a round waits 30 + 60 + 120 + 240 + 480 s, and 2 s five times to connect; 8 rounds, with pauses of 120 s
+    assert outage.longest_s() == pytest.approx(8 * 940 + 120, abs=15)
+    assert watchdog.limit_with_reading_s() > 120 + 8 * 940 + 120

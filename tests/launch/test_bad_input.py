@@ -8,8 +8,11 @@ import os
 import re
 import signal
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from broken_videos import NUM_FRAMES, SIDE, broken_avis, broken_mp4s, h264, lying_headers, mjpeg
@@ -18,6 +21,7 @@ from discovr_ray.data import storage, watchdog
 from discovr_ray.data.manifest import read_manifest
 from discovr_ray.launch import inspection
 from discovr_ray.launch.apart import call_apart
+from discovr_ray.launch.blocks import map_blocks
 from discovr_ray.launch.ingest import ingest
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -80,4 +84,35 @@ def test_a_call_apart_reaches_the_storage_and_prints_nowhere(monkeypatch: pytest
         return f"{name} {os.environ[name]} {storage.environment()[name]}"
 
     monkeypatch.setenv("AWS_DEFAULT_REGION", "moon-1")
-    assert call_apart(look, "AWS_DEFAULT_REGION") == ("AWS_DEFAULT_REGION moon-1 moon-1", "")
+    assert call_apart(look, "AWS_DEFAULT_REGION").value == "AWS_DEFAULT_REGION moon-1 moon-1"
+
+
+@pytest.mark.chaos
+def test_many_files_of_which_each_block_holds_one_that_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(uri: str, fps: float) -> inspection.Facts:  # local, so that it travels to the workers by value
+        if int(uri) % 2 == 0:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return inspection.Facts("avi", 2, 1.0, 1, 1, num_bytes=int(uri), sha256="0" * 64)
+
+    def counted(work: Any, blocks: Sequence[pa.Table], *more: Any, **others: Any) -> Iterator[pa.Table]:
+        num_blocks.append(len(blocks))
+        return map_blocks(work, blocks, *more, **others)
+
+    num_blocks: list[int] = []
+    monkeypatch.setattr(inspection, "map_blocks", counted)
+    monkeypatch.setattr(inspection, "FILES_PER_BLOCK", 2)
+    monkeypatch.setattr(inspection, "MAX_BLOCKS", 5)
+    answers = inspection.inspect_files([str(number) for number in range(10)], look)
+    assert [facts.reason for facts in answers] == ["the decoder crashed: SIGSEGV", ""] * 5
+    assert [facts.num_bytes for facts in answers[1::2]] == [1, 3, 5, 7, 9]
+    assert num_blocks == [5, 1, 5]  # all of them, one file to see whether anybody can look, all of them again
+
+
+def test_a_read_that_hangs_is_no_files_fault(tmp_path: Path) -> None:
+    def look(uri: str, fps: float) -> inspection.Facts:
+        with watchdog.end_process_after(1.5):
+            return inspection.inspect_file(uri)
+
+    os.mkfifo(tmp_path / "pipe")  # reading waits for somebody to write, for ever
+    facts = inspection._inspect_apart(look, {"uri": str(tmp_path / "pipe"), "fps": 0.0})
+    assert facts == inspection.Facts(reason="reading did not end", outage=True)

@@ -38,6 +38,7 @@ __all__ = [
     "list_files",
     "list_folders",
     "list_sizes",
+    "longest_read_s",
     "put_file",
     "read_bytes",
     "read_once",
@@ -111,6 +112,11 @@ def read_range(uri: str, offset: int, num_bytes: int) -> bytes:
         with open(absolute(uri), "rb") as file:
             file.seek(offset)
             return file.read(num_bytes)
+
+
+def longest_read_s() -> float:
+    """Seconds after which a read that gets no byte has failed, with all its attempts; local disks know no limit."""
+    return s3.longest_get_s(settings())
 
 
 def write_bytes(uri: str, data: bytes) -> None:

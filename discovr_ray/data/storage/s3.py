@@ -110,6 +110,12 @@ def get(uri: str, start: int = 0, end: int | None = None) -> Answer:
     return answer
 
 
+def longest_get_s(config: StorageConfig) -> float:
+    """Seconds after which a GET that brings no byte is given up for good."""
+    waits = (config.connect_timeout_s + _patience_s(config, attempt) for attempt in range(config.attempts))
+    return sum(waits) + 2 * FIRST_PAUSE_S * 2**config.attempts
+
+
 def get_file(uri: str, local_path: str) -> None:
     """Copy an object to a local file, parts of it at a time; its content is not checked."""
     from fsspec.asyn import sync
@@ -146,9 +152,8 @@ async def _get(
     await s3.set_session()  # loading the SDK must not count as the server's silence
     attempt = 0
     while True:
-        patience_s = config.read_timeout_s * min(2**attempt, MOST_PATIENCE)
         try:
-            answer = await _get_once(s3, uri, part, patience_s)
+            answer = await _get_once(s3, uri, part, _patience_s(config, attempt))
             if part and is_whole and len(answer.data) != part[1] - part[0]:
                 raise UnsteadyError(f"{len(answer.data)} of {part[1] - part[0]} bytes came")
             return answer
@@ -184,6 +189,10 @@ def _matches_etag(response: dict[str, Any], data: bytes) -> bool | None:
     if is_encrypted or not re.fullmatch("[0-9a-f]{32}", etag):
         return None
     return hashlib.md5(data, usedforsecurity=False).hexdigest() == etag
+
+
+def _patience_s(config: StorageConfig, attempt: int) -> float:
+    return config.read_timeout_s * min(2**attempt, MOST_PATIENCE)
 
 
 def _pause_s(attempt: int) -> float:
