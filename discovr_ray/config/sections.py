@@ -207,8 +207,8 @@ class RunConfig:
     cpus_per_worker: float = 1.0  # CPUs that Ray sets aside for each
     threads_per_worker: int = 0  # torch threads; 0: int(cpus_per_worker), at least 1; with use_gpu torch's own number
     log_every_steps: int = 10  # optimiser steps between two lines of metrics
-    max_failures: int = 3  # worker-group restarts before the run fails
-    max_failures_per_step: int = 2  # of them, from one and the same checkpoint; lost or reclaimed nodes do not count
+    max_failures: int = -1  # worker-group restarts before the run fails, lost nodes included; -1: no limit
+    max_failures_per_step: int = 2  # failures from one and the same checkpoint; lost or reclaimed nodes do not count
     hang_timeout_s: float = 0.0  # seconds without a step until workers tell where they hang and restart; 0: never
     autoscaling: bool = False  # the cluster may grow: do not hold the run against its present size
 

@@ -1,18 +1,32 @@
-"""Why worker groups fail, told by Ray Train's controller to the actor that outlives them (stop.StopFlag)."""
+"""Why worker groups fail, told by Ray Train's controller to the actor that outlives them (stop.StopFlag).
+
+The next group asks it whether going on makes sense.
+"""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import ray
+import ray.train
 from ray.train import UserCallback
+from ray.train.collective import broadcast_from_rank_zero
+
+from discovr_ray.errors import CrashLoopError, StorageError
+from discovr_ray.train import checkpoint
+
+logger = logging.getLogger(__name__)
 
 CAUSE_CHARS = 600  # of one failure; Ray Train broadcasts a kilobyte to the workers
 NODE_LOST = "its node has died"  # in Ray's message about a worker whose node is gone
 
 
 class FailureReporter(UserCallback):
-    """Runs in the controller. A lost or reclaimed node says nothing about the run, so it is not told."""
+    """Runs in the controller. A lost or reclaimed node says nothing about the run, so it is not told.
+
+    Other workers of the group often fail first, in a collective; StopFlag finds out that a node of theirs is gone.
+    """
 
     def __init__(self, stop_flag: Any) -> None:
         self._stop_flag = stop_flag
@@ -30,3 +44,38 @@ def _is_preempted(error: Exception) -> bool:
     """Ray Train wraps what its health check met."""
     met = getattr(error, "health_check_failure", error)
     return bool(getattr(met, "preempted", False))
+
+
+def refuse_crash_loop(allowed: int, run_uri: str, stop_flag: Any) -> None:
+    """Comes first on a worker, which can also die while it builds its model. Every rank must call it.
+
+    Args:
+        allowed: `run.max_failures_per_step`.
+
+    Errors:
+        CrashLoopError: too many worker groups before this one failed since the newest checkpoint; on every rank.
+    """
+    problem = ""
+    if ray.train.get_context().get_world_rank() == 0:
+        step = _newest_step(run_uri)
+        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        causes = ray.get(stop_flag.started.remote(step, alive))
+        if len(causes) > allowed:
+            since = "the newest checkpoint" if step is None else f"step {step}, the newest checkpoint"
+            problem = (
+                f"{len(causes)} worker groups failed since {since}, and "
+                f"run.max_failures_per_step = {allowed}; the last one: {causes[-1]}"
+            )
+    if problem := broadcast_from_rank_zero(problem):
+        raise CrashLoopError(problem)
+    ray.get(stop_flag.joined.remote(ray.get_runtime_context().get_node_id()))
+
+
+def _newest_step(run_uri: str) -> int | None:
+    """Of the newest checkpoint, sound or not; 0: there is none; None: the storage fails, which must be counted, too."""
+    try:
+        newest = next(iter(checkpoint.sealed(run_uri)), "_0")
+    except StorageError as error:
+        logger.warning("%s", error)
+        return None
+    return int(newest.rpartition("_")[2])

@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import ray
 from ray.exceptions import RayError
@@ -23,14 +23,22 @@ ANSWER_WITHIN_S = 30.0
 Value = TypeVar("Value")
 
 
+class Failure(NamedTuple):
+    """Of a worker group."""
+
+    cause: str
+    nodes: frozenset[str]  # ids of those that it ran on
+
+
 class StopFlag:
     """Ray actor; rank 0 looks at it every step. It also counts failures, for it outlives the workers."""
 
     def __init__(self) -> None:
         self._requested = False
         self._saved_step = -1
-        self._failures: list[str] = []  # causes, since the last progress
+        self._failures: list[Failure] = []  # since the last progress
         self._num_seen = 0  # of them, before the present worker group
+        self._nodes: set[str] = set()  # of the present worker group
 
     def request(self) -> None:
         self._requested = True
@@ -38,16 +46,29 @@ class StopFlag:
     def requested(self) -> bool:
         return self._requested
 
-    def failed(self, cause: str) -> None:
-        """A worker group has failed."""
-        self._failures.append(cause)
+    def joined(self, node_id: str) -> None:
+        """A worker of the present group runs on this node."""
+        self._nodes.add(node_id)
 
-    def started(self, saved_step: int) -> list[str]:
-        """A worker group starts from this step's checkpoint; causes of the failures since it is the newest one."""
+    def failed(self, cause: str) -> None:
+        """The worker group has failed."""
+        self._failures.append(Failure(cause, frozenset(self._nodes)))
+        self._nodes.clear()  # the next group may fail before it has told
+
+    def started(self, saved_step: int | None, alive_nodes: Collection[str]) -> list[str]:
+        """A worker group starts from this step's checkpoint; causes of the failures since it is the newest one.
+
+        None: the storage did not say, so this group will fail as well, unless it answers soon.
+        Groups that have lost a node do not count: what was told may be what the loss did to the other workers.
+        """
+        if saved_step is None:
+            saved_step = self._saved_step
         if saved_step > self._saved_step:
             del self._failures[: self._num_seen]  # the group before went on beyond those
+        self._failures = [failure for failure in self._failures if failure.nodes <= set(alive_nodes)]
         self._saved_step, self._num_seen = saved_step, len(self._failures)
-        return self._failures
+        self._nodes.clear()
+        return [failure.cause for failure in self._failures]
 
 
 def start_stop_flag() -> ray.actor.ActorHandle:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import tempfile
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from discovr_ray.data import storage
 from discovr_ray.data.manifest import fingerprint, read_manifest, select_clips
 from discovr_ray.data.stream import ClipFailure, ClipStream, MicroBatch, open_stream
 from discovr_ray.errors import CheckpointError, CollapseError, CrashLoopError, NonFiniteError, TooManyBadClipsError
+from discovr_ray.launch.failures import refuse_crash_loop
 from discovr_ray.launch.logs import show_progress
 from discovr_ray.model.discovr import Student, Teacher
 from discovr_ray.model.weights import export_encoder
@@ -66,32 +67,12 @@ def run_worker(task: WorkerTask) -> WorkerResult:
     config = parse_config(task.config)
     _set_up_process(config)
     try:
-        _refuse_crash_loop(config, task)
+        refuse_crash_loop(config.run.max_failures_per_step, task.run_uri, task.stop_flag)
         return _Session(config, task).run()
     except (NonFiniteError, CollapseError, TooManyBadClipsError, CheckpointError, CrashLoopError) as error:
         # every rank raises these at the same step; a restart would only meet them again
         logger.error("%s", error)
         return WorkerResult(error=error)
-
-
-def _refuse_crash_loop(config: Config, task: WorkerTask) -> None:
-    """Comes first of all, for a worker can also die while it builds its model. Every rank must call it.
-
-    Errors:
-        CrashLoopError: too many worker groups before this one failed since the newest checkpoint; on every rank.
-    """
-    problem = ""
-    if ray.train.get_context().get_world_rank() == 0:
-        newest = next(iter(checkpoint.sealed(task.run_uri)), "_0")
-        step = int(newest.rpartition("_")[2])
-        causes, allowed = ray.get(task.stop_flag.started.remote(step)), config.run.max_failures_per_step
-        if len(causes) > allowed:
-            problem = (
-                f"{len(causes)} worker groups failed since step {step}, the newest checkpoint, and "
-                f"run.max_failures_per_step = {allowed}; the last one: {causes[-1]}"
-            )
-    if problem := broadcast_from_rank_zero(problem):
-        raise CrashLoopError(problem)
 
 
 class _Session:
@@ -116,19 +97,22 @@ class _Session:
 
     def run(self) -> WorkerResult:
         config, plan = self._config, self._plan
+        self._saver = Saver(self._task.run_uri, config.checkpoint)
         state = self._restore()
         start_step = state.step if state else 0
         self._health = Health(config, plan, state.skipped_steps if state else ())
-        known_bad = [str(record["clip_id"]) for record in read_records(self._task.run_uri, QUARANTINE_FILE)]
+        # the file may be ahead of the checkpoint, or behind it where a kill came before it was copied to the storage
+        known_bad = {str(record["clip_id"]) for record in read_records(self._task.run_uri, QUARANTINE_FILE)}
+        known_bad |= set(state.quarantined if state else ())
         dist.barrier()  # everybody has read before rank 0 writes
         if self.rank == 0:
             checkpoint.retract(self._task.run_uri, newer_than=start_step)
             checkpoint.prune(self._task.run_uri, config.checkpoint.keep)
             checkpoint.remove_orphans(self._task.run_uri)
-            self._log = RunLog(self._task.run_uri, config, plan, start_step)
+            self._log = RunLog(self._task.run_uri, config, plan, start_step, self._saver.local_folder("log"))
             logger.info("starting at step %d of %d on %d workers", start_step, plan.total_steps, self.world_size)
-        self._quarantine = Quarantine(config, plan.num_clips, known_bad)
-        self._saver = Saver(self._task.run_uri, config.checkpoint)  # waits for rank 0's cleaning
+        self._quarantine = Quarantine(config, plan.num_clips, sorted(known_bad))
+        dist.barrier()  # nobody saves while rank 0 cleans
         try:
             steps = train(config, plan, self._engine, self, start_step, self._quarantine, self._health)
             self._saver.finish()
@@ -140,11 +124,14 @@ class _Session:
 
     def _restore(self) -> checkpoint.TrainState | None:
         """What the newest sound checkpoint says, now loaded; None when there is none."""
-        with tempfile.TemporaryDirectory(prefix="discovr-restore-") as folder:
-            restored = checkpoint.restore(self._task.run_uri, Path(folder), self._engine.needs)
+        folder = self._saver.local_folder("restore")
+        try:
+            restored = checkpoint.restore(self._task.run_uri, folder, self._engine.needs)
             if restored:
                 self._engine.load(restored)
                 return restored.state
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
         if damaged := checkpoint.sealed(self._task.run_uri):
             raise CheckpointError(
                 f"{self._task.run_uri}: none of the {len(damaged)} checkpoints is sound (the warnings above say why); "

@@ -23,15 +23,31 @@ from discovr_ray.launch.trainer import pretrain
 
 def test_failures_count_since_the_newest_checkpoint() -> None:
     flag = StopFlag()
-    assert flag.started(0) == []
+    assert flag.started(0, []) == []
     flag.failed("a")
-    assert flag.started(0) == ["a"]
+    assert flag.started(0, []) == ["a"]
     flag.failed("b")  # after this group had saved step 4
-    assert flag.started(4) == ["b"]
+    assert flag.started(4, []) == ["b"]
     flag.failed("c")
-    assert flag.started(4) == ["b", "c"]
-    assert flag.started(4) == ["b", "c"]  # another number of workers, without a failure
-    assert flag.started(8) == []
+    assert flag.started(4, []) == ["b", "c"]
+    assert flag.started(4, []) == ["b", "c"]  # another number of workers, without a failure
+    assert flag.started(None, []) == ["b", "c"]  # storage that does not answer is no progress, and forgets none
+    assert flag.started(4, []) == ["b", "c"]
+    assert flag.started(8, []) == []
+
+
+def test_a_group_that_has_lost_a_node_does_not_count() -> None:
+    """Though what it told was the error of a worker on another node, and though the loss is noticed late."""
+    flag = StopFlag()
+    flag.started(0, ["a", "b"])
+    flag.joined("a")
+    flag.joined("b")
+    flag.failed("connection closed by peer")
+    assert flag.started(0, ["a", "b"]) == ["connection closed by peer"]  # not noticed yet
+    flag.joined("a")
+    flag.failed("out of memory")
+    flag.failed("cannot start")  # a group that never told where it ran
+    assert flag.started(0, ["a", "c"]) == ["out of memory", "cannot start"]
 
 
 @pytest.mark.ray
@@ -43,13 +59,13 @@ def test_the_reason_is_told_but_lost_nodes_are_not(ray_cluster: None) -> None:
     reporter.after_exception(None, {1: ActorDiedError(lost)})
     reclaimed = SimpleNamespace(health_check_failure=SimpleNamespace(preempted=True))
     reporter.after_exception(None, {0: reclaimed})  # type: ignore[dict-item]
-    assert ray.get(flag.started.remote(0)) == []
+    assert ray.get(flag.started.remote(0, [])) == []
     reporter.after_exception(None, {1: ValueError("no\n such  thing"), 0: RuntimeError("x" * 900)})
-    (cause,) = ray.get(flag.started.remote(0))
+    (cause,) = ray.get(flag.started.remote(0, []))
     assert cause.startswith("worker 0: xxx")
     assert len(cause) == 600
     reporter.after_exception(None, {1: ValueError("no\n such  thing")})
-    assert ray.get(flag.started.remote(0))[1] == "worker 1: no such thing"
+    assert ray.get(flag.started.remote(0, []))[1] == "worker 1: no such thing"
 
 
 @pytest.mark.ray
