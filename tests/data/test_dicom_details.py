@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -161,22 +162,65 @@ def two_fans() -> Array:
     return np.concatenate([SCREEN.frames, SCREEN.frames], axis=2)
 
 
+def with_noise() -> Array:
+    """Of 5 grey levels everywhere, as an analogue recording has it."""
+    noise = np.random.default_rng(1).normal(0, 5, SCREEN.frames.shape)
+    lifted = np.maximum(SCREEN.frames, 30)
+    return (lifted + noise).clip(0, 255).astype(np.uint8)
+
+
+def all_but_a_corner() -> Array:
+    """Less than nine tenths change, but the outline of it holds the text in the still corner."""
+    frames = noise_screen()
+    frames[:, :85, :100] = 0
+    return frames
+
+
 @pytest.mark.parametrize(
-    "frames", [still_screen(), two_fans(), SCREEN.frames[:7]], ids=["nothing moves", "two sectors", "too few frames"]
+    "frames",
+    [still_screen(), two_fans(), SCREEN.frames[:7], with_noise(), noise_screen(), all_but_a_corner()],
+    ids=["nothing moves", "two sectors", "too few frames", "noise", "nothing but noise", "all but a corner"],
 )
 def test_no_sector(frames: Array) -> None:
     """Text that cannot be masked is a reason to refuse, unless the file or the user says that there is none."""
     for said in (None, "YES"):
-        with pytest.raises(ClipError, match="no sector to be found, so burned-in text cannot be masked"):
+        with pytest.raises(ClipError, match=r"no sector .* so burned-in text cannot be masked.*--burned-in keep"):
             details_of(cine(frames, BurnedInAnnotation=said))
     assert details_of(cine(frames, BurnedInAnnotation="NO")).sector is None
     assert details_of(cine(frames), IngestPolicy(burned_in="keep", id_key=KEY)).sector is None
 
 
-def test_a_picture_that_is_all_echo_is_kept_whole() -> None:
-    found = details_of(cine(noise_screen()))
-    assert found.sector is not None
-    assert keep_echo(np.ones((1, 240, 320), np.uint8), None, found.sector).mean() > 0.99
+def test_a_region_that_is_all_echo_is_kept_whole_where_the_file_says_that_there_is_no_text() -> None:
+    described = {"SequenceOfUltrasoundRegions": [PICTURE]}
+    found = details_of(cine(noise_screen(), BurnedInAnnotation="NO", **described))
+    assert (found.region, found.sector) == ((40, 10, 280, 210), None)
+    with pytest.raises(ClipError, match="--burned-in keep takes such clips"):
+        details_of(cine(noise_screen(), **described))
+
+
+def test_an_ecg_in_the_picture_that_cannot_be_masked() -> None:
+    ecg = {"RegionSpatialFormat": 4, "RegionDataType": 10} | FRAMED | {"RegionLocationMinY0": 180}
+    still = {"frames": still_screen(), "BurnedInAnnotation": "NO"}
+    data = cine(**still, SequenceOfUltrasoundRegions=[PICTURE, ecg])
+    with pytest.raises(ClipError, match=r"\(an ECG\) shows within the 2-D picture cannot be masked"):
+        details_of(data)
+    assert details_of(data, IngestPolicy(burned_in="keep", id_key=KEY)).region == (40, 10, 280, 210)
+    below = cine(**still, SequenceOfUltrasoundRegions=[PICTURE | {"RegionLocationMaxY1": 179}, ecg])
+    assert details_of(below).region == (40, 10, 280, 180)
+
+
+def test_only_the_region_of_the_samples_is_held() -> None:
+    frames = np.zeros((40, 480, 640), np.uint8)
+    corner = TISSUE_2D | dict.fromkeys(("RegionLocationMinX0", "RegionLocationMinY0"), 0)
+    corner |= dict.fromkeys(("RegionLocationMaxX1", "RegionLocationMaxY1"), 99)
+    data = cine(frames, JPEGBaseline8Bit, BurnedInAnnotation="NO", SequenceOfUltrasoundRegions=[corner])
+    info = probe(data)
+    details(data, info, POLICY)
+    tracemalloc.start()
+    details(data, info, POLICY)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40 * 100 * 100 + 10 * 480 * 640
 
 
 def test_burned_in_annotation_is_honoured() -> None:

@@ -18,7 +18,7 @@ from discovr_ray.data.formats.dicom.attributes import (
 )
 from discovr_ray.data.formats.dicom.cine import Cine, read_cine
 from discovr_ray.data.formats.dicom.pixels import colour_frame, grey_frame
-from discovr_ray.data.formats.dicom.regions import COLOUR_DOPPLER, Box, choose_region
+from discovr_ray.data.formats.dicom.regions import COLOUR_DOPPLER, Box, Region, choose_region
 from discovr_ray.data.formats.dicom.sector import find_sector, sample_indices
 from discovr_ray.data.formats.dicom.timing import read_timing
 from discovr_ray.data.formats.policy import NO_KEY, IngestPolicy
@@ -71,8 +71,8 @@ def read_details(data: bytes, policy: IngestPolicy) -> Details:
     if policy.color == "drop" and is_colour_doppler(cine, box):
         raise ClipError(COLOUR_DOPPLER)
     sector = _sector(cine, box)
-    if sector is None and burned_in != "NO" and policy.burned_in != "keep":
-        raise ClipError("no sector to be found, so burned-in text cannot be masked, and BurnedInAnnotation is not NO")
+    if sector is None and policy.burned_in != "keep":
+        _check_unmasked(burned_in, region)
     ids = _ids(values, policy.id_key)
     return Details(
         **ids,
@@ -82,6 +82,17 @@ def read_details(data: bytes, policy: IngestPolicy) -> Details:
         sector=sector,
         cm_per_pixel=region.cm_per_pixel if region else None,
     )
+
+
+def _check_unmasked(burned_in: str, region: Region | None) -> None:
+    """Whether a picture may be taken whole. Errors: ClipError, it may not."""
+    no_mask, way_out = "no sector smaller than the picture to be found", "(--burned-in keep takes such clips)"
+    if burned_in != "NO":
+        rule = "so burned-in text cannot be masked, and BurnedInAnnotation is not NO"
+        raise ClipError(f"{no_mask}, {rule} {way_out}")
+    if region and region.overlaid:
+        rule = "so what a region of another kind (an ECG) shows within the 2-D picture cannot be masked"
+        raise ClipError(f"{no_mask}, {rule} {way_out}")
 
 
 def is_colour_doppler(cine: Cine, box: Box) -> bool:
@@ -101,8 +112,11 @@ def is_colour_doppler(cine: Cine, box: Box) -> bool:
 def _sector(cine: Cine, box: Box) -> tuple[int, ...] | None:
     """In pixels of the whole frame."""
     x0, y0, x1, y1 = box
-    samples = [grey_frame(cine, index)[y0:y1, x0:x1] for index in sample_indices(cine.num_frames)]
-    found = find_sector(np.stack(samples))
+    indices = sample_indices(cine.num_frames)
+    samples = np.empty((len(indices), y1 - y0, x1 - x0), np.uint8)
+    for place, index in zip(samples, indices, strict=True):
+        place[:] = grey_frame(cine, index)[y0:y1, x0:x1]
+    found = find_sector(samples)
     return None if found is None else tuple(value + (y0 if place % 2 else x0) for place, value in enumerate(found))
 
 

@@ -25,6 +25,7 @@ Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, ends excluded
 class Region(NamedTuple):
     box: Box
     cm_per_pixel: float | None
+    overlaid: bool = False  # a region of another kind, such as an ECG, reaches into it
 
 
 class _Item(NamedTuple):
@@ -60,7 +61,8 @@ def choose_region(values: Any, height: int, width: int, policy: IngestPolicy) ->
         apart = _area(_overlap(largest.box, other.region.box)) < _area(other.region.box) / 2
         if apart and _area(other.region.box) >= SIDE_BY_SIDE * _area(largest.box):
             raise ClipError("several 2-D pictures side by side")
-    return largest
+    others = [item for item in items if item not in pictures]
+    return largest._replace(overlaid=any(_area(_overlap(largest.box, item.region.box)) for item in others))
 
 
 def _read_item(item: Any, height: int, width: int) -> _Item:

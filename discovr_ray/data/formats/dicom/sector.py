@@ -8,7 +8,6 @@ outline, since a sector is convex and holds dark chambers that do not change.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,7 @@ LEAST_OFTEN = 4  # pairs; a line that passes changes a pixel twice
 WINDOW = 0.02  # of the shorter side; density is counted in squares of this size
 DENSE = 0.4  # share of a square; a line that is thinner than this share of the window's side is none
 LEAST_AREA = 0.05  # of the picture; smaller is no sector
-MOST_AREA = 0.9  # larger is noise, where another change says less; else the picture is all echo
+MOST_AREA = 0.9  # of the picture; an outline that is larger is noise, or hides no text even where all of it is echo
 LEAST_SHARE = 0.8  # of all that changes often must lie in the piece; else it is no single sector
 LEAST_FILLED = 0.85  # of the outline; a sector with an ECG or text attached leaves corners empty
 CORNERS = 48  # at most; the chord of such a part of an arc deviates by less than a pixel
@@ -47,18 +46,11 @@ def find_sector(frames: Frames) -> tuple[int, ...] | None:
     """
     if len(frames) < LEAST_SAMPLES:
         return None
-    found = [outline for change in CHANGES if (outline := _candidate(_often_changing(frames, change)))]
-    if not found:
-        return None
-    return next((outline for outline in found if outline.area <= MOST_AREA), found[0]).polygon
+    candidates = (_candidate(_often_changing(frames, change)) for change in CHANGES)
+    return next((polygon for polygon in candidates if polygon), None)
 
 
-class _Outline(NamedTuple):
-    polygon: tuple[int, ...]
-    area: float  # of the piece, as a share of the picture
-
-
-def _candidate(changing: Mask) -> _Outline | None:
+def _candidate(changing: Mask) -> tuple[int, ...] | None:
     from scipy import ndimage  # takes a third of a second: only ingest needs it
 
     side = max(3, round(WINDOW * min(changing.shape)) | 1)
@@ -67,13 +59,13 @@ def _candidate(changing: Mask) -> _Outline | None:
     if not count:
         return None
     piece = labels == 1 + int(np.bincount(labels.ravel())[1:].argmax())
-    area = float(piece.mean())
-    if area < LEAST_AREA or changing[piece].sum() < LEAST_SHARE * changing.sum():
+    if piece.mean() < LEAST_AREA or changing[piece].sum() < LEAST_SHARE * changing.sum():
         return None
     corners = _corners(piece)
-    if ndimage.binary_fill_holes(piece).sum() < LEAST_FILLED * _polygon_area(corners):
+    area = _polygon_area(corners)
+    if area > MOST_AREA * piece.size or ndimage.binary_fill_holes(piece).sum() < LEAST_FILLED * area:
         return None
-    return _Outline(_pushed_out(corners, piece.shape), area)
+    return _pushed_out(corners, piece.shape)
 
 
 def _often_changing(frames: Frames, change: int) -> Mask:
