@@ -1,7 +1,8 @@
 """Shards: many small clips in one file, each a whole AVI video that can be cut out, decoded fast and named by nobody.
 
 A shard `NAME.clips` is the clips one behind the other; `NAME.parquet`, written last, says where each of them lies and
-which ones were refused. NAME is a hash of everything that the bytes depend on: what is there is never written again.
+which ones were refused. NAME is a hash of everything that the bytes depend on: what is there is never written again,
+unless it lacks a clip that may pass another time.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from discovr_ray.errors import ClipError, ConfigError, StorageError
 VERSION = 1  # of the way clips are written; another number makes other shards
 FORMATS = {"jpeg": ("avi-mjpeg", b"MJPG"), "lossless": ("avi-png", b"MPNG")}
 BYTES_PER_PIXEL = {"jpeg": 0.45, "lossless": 0.63}  # of ultrasound, to plan shards of about the wanted size
+TEMPORARY = "may pass another time: "  # begins reasons that are not the content's: its shard is not final
 # what the bytes of a clip depend on
 SOURCE_COLUMNS = ("clip_id", "sha256", "format", "num_frames", "fps", "height", "width", "region", "sector")
 FACTS = pa.schema(
@@ -97,12 +99,15 @@ def _name(index: int, clips: pa.Table, settings: ShardSettings) -> str:
 def try_clip(row: Mapping[str, Any], settings: ShardSettings) -> Attempt:
     """convert_clip, or why not; ends the process when decoding exceeds the watchdog's limit."""
     try:
-        info, content = convert_clip(row, settings)
+        content = read_checked(row)
     except StorageError as error:
         return Attempt(outage=without_path(error, row["uri"]))
+    except ClipError as error:  # missing, refused, changed
+        return Attempt(reason=f"{TEMPORARY}{error}")
+    try:
+        return Attempt(*_converted(row, content, settings))
     except Exception as error:  # boundary to the decoders: whatever they raise, the other clips go on
         return Attempt(reason=str(error) if isinstance(error, ClipError) else f"{type(error).__name__}: {error}")
-    return Attempt(info, content)
 
 
 def convert_clip(row: Mapping[str, Any], settings: ShardSettings) -> tuple[VideoInfo, bytes]:
@@ -111,7 +116,10 @@ def convert_clip(row: Mapping[str, Any], settings: ShardSettings) -> tuple[Video
     Errors:
         ClipError, StorageError: as of load_clip.
     """
-    content = read_checked(row)
+    return _converted(row, read_checked(row), settings)
+
+
+def _converted(row: Mapping[str, Any], content: bytes, settings: ShardSettings) -> tuple[VideoInfo, bytes]:
     info = VideoInfo(*(row[name] for name in VideoInfo._fields))
     images: list[bytes] = []
     with watchdog.end_process_after(watchdog.limit_s(len(content))):
@@ -153,6 +161,11 @@ def write_shard(shard: Shard, folder: str, settings: ShardSettings, attempt: Cal
 def read_shard(name: str, folder: str) -> pa.Table:
     """The FACTS of a finished shard."""
     return pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(folder, f"{name}.parquet")))).cast(FACTS)
+
+
+def is_final(facts: pa.Table) -> bool:
+    """Whether writing the shard of these FACTS again would change nothing."""
+    return not any(reason.startswith(TEMPORARY) for reason in facts["reason"].to_pylist())
 
 
 def finished_shards(folder: str) -> set[str]:

@@ -16,10 +16,12 @@ from discovr_ray.data.adapters.listing import Rejected, Trace
 from discovr_ray.data.manifest import SCHEMA, with_absolute_uris
 from discovr_ray.data.microbatch import COLUMNS
 from discovr_ray.data.shards import (
+    TEMPORARY,
     Attempt,
     Shard,
     ShardSettings,
     finished_shards,
+    is_final,
     manifest_rows,
     placement,
     plan_shards,
@@ -53,7 +55,7 @@ def convert(
     notes: list[str] | None = None,
     attempt: TryClip = try_clip,
 ) -> Converted:
-    """Write the clips into shards below `output`. A shard that is there already is left as it is.
+    """Write the clips into shards below `output`. A shard that is there already is left as it is, if it is final.
 
     Needs an initialised Ray. A process that dies takes its shard along. The shard is then written by a process that
     has each clip converted in a further one, whose death names the clip and the cause.
@@ -68,7 +70,9 @@ def convert(
     folder = storage.join(output, FOLDER)
     shards = plan_shards(with_absolute_uris(clips, output), settings)
     there = finished_shards(folder)
-    missing = {shard.name: shard for shard in shards if shard.name not in there}
+    facts = _facts([shard.name for shard in shards if shard.name in there], folder)
+    facts = {name: table for name, table in facts.items() if is_final(table)}
+    missing = {shard.name: shard for shard in shards if shard.name not in facts}
     logger.info("converting %d clips to %s, %d pixels a side", clips.num_rows, settings.codec, settings.size)
     logger.info("%d shards, %d of them already there", len(shards), len(shards) - len(missing))
     if others := there.difference(shard.name for shard in shards):
@@ -80,7 +84,8 @@ def convert(
             done += missing.pop(name).clips.num_rows
             progress.show(done)
     progress.show(done, last=True)
-    rows, rejected = _collect(shards, folder, settings)
+    facts |= _facts([shard.name for shard in shards if shard.name not in facts], folder)
+    rows, rejected = _collect(shards, facts, settings)
     kept = set(rows["clip_id"].to_pylist())
     notes = [] if notes is None else notes
     notes.append(f"clips converted to {settings.codec}, {settings.size} pixels a side, in {folder}")
@@ -125,19 +130,26 @@ def _try_apart(attempt: TryClip, row: Mapping[str, Any], settings: ShardSettings
     outcome = call_apart(attempt, row, settings)
     if outcome.blame == "storage":
         return Attempt(outage=outcome.death)
+    if outcome.blame == "machine":
+        return Attempt(reason=f"{TEMPORARY}{outcome.death}")
     return Attempt(reason=outcome.death) if outcome.death else outcome.value
 
 
-def _collect(shards: Sequence[Shard], folder: str, settings: ShardSettings) -> tuple[pa.Table, list[Rejected]]:
+def _facts(names: Sequence[str], folder: str) -> dict[str, pa.Table]:
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        return dict(zip(names, pool.map(lambda name: read_shard(name, folder), names), strict=True))
+
+
+def _collect(
+    shards: Sequence[Shard], facts: Mapping[str, pa.Table], settings: ShardSettings
+) -> tuple[pa.Table, list[Rejected]]:
     tables: list[pa.Table] = []
     rejected: list[Rejected] = []
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        found = pool.map(lambda shard: read_shard(shard.name, folder), shards)
-        for shard, facts in zip(shards, found, strict=True):
-            rows = manifest_rows(shard, facts, FOLDER, settings)  # relative: the output can be moved
-            tables.append(pa.Table.from_pylist(rows, SCHEMA))
-            reasons = zip(shard.clips["uri"].to_pylist(), facts["reason"].to_pylist(), strict=True)
-            rejected += [Rejected(uri, reason) for uri, reason in reasons if reason]
+    for shard in shards:
+        rows = manifest_rows(shard, facts[shard.name], FOLDER, settings)  # relative: the output can be moved
+        tables.append(pa.Table.from_pylist(rows, SCHEMA))
+        reasons = zip(shard.clips["uri"].to_pylist(), facts[shard.name]["reason"].to_pylist(), strict=True)
+        rejected += [Rejected(uri, reason) for uri, reason in reasons if reason]
     return pa.concat_tables(tables), rejected
 
 

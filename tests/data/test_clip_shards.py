@@ -154,7 +154,7 @@ def test_a_clip_that_fails_is_refused_and_the_others_stay(folder: Path, tmp_path
     write_shard(shard, str(tmp_path), ShardSettings())
     facts = shards.read_shard(shard.name, str(tmp_path))
     assert [bool(reason) for reason in facts["reason"].to_pylist()] == [False, True, False]
-    assert facts["reason"][1].as_py().startswith("the source: the file has changed since ingest")
+    assert facts["reason"][1].as_py().startswith("may pass another time: the source: the file has changed since ingest")
     found = shards.manifest_rows(shard, facts, str(tmp_path), ShardSettings())
     assert [row["clip_id"] for row in found] == ["fits", "wide"]
     # nothing in the folder tells where the clips came from

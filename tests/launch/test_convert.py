@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,8 +173,28 @@ def test_decoders_that_crash_or_hang_cost_only_their_clips(
     assert found.clips["clip_id"].to_pylist() == ["clip0", "clip1", "clip4", "clip5"]
     reasons = {Path(item.uri).stem: item.reason for item in found.rejected}
     assert reasons["clip2"] == "the decoder crashed: SIGSEGV"
-    assert "took longer than 1.5 s" in reasons["clip3"]
+    assert reasons["clip3"].startswith("may pass another time: decoding took longer than 1.5 s")
     assert set(reasons) == {"clip2", "clip3"}
+
+
+@pytest.mark.ray
+def test_what_may_pass_another_time_is_tried_again(source: Path, ray_cluster: None, tmp_path: Path) -> None:
+    videos, plain = tmp_path / "videos", tmp_path / "plain"
+    shutil.copytree(source, videos)
+    clips = read_manifest(ingest([str(videos)], str(plain)).manifest_uri)
+    small = ShardSettings(size=224, shard_mb=1)  # four shards
+    convert(clips, str(tmp_path / "whole"), small)
+    output, content = tmp_path / "out", (videos / "clip1.mp4").read_bytes()
+    (videos / "clip1.mp4").unlink()
+    (refused,) = convert(clips, str(output), small).rejected
+    assert refused.uri == str(videos / "clip1.mp4")
+    assert re.fullmatch("may pass another time: the source: .*no such file or folder", refused.reason)
+    times = {path: path.stat().st_mtime_ns for path in (output / "shards").iterdir()}
+    (videos / "clip1.mp4").write_bytes(content)
+    assert convert(clips, str(output), small).rejected == []
+    assert digests(output) == digests(tmp_path / "whole")  # as if nothing had been missing
+    assert sum(path.stat().st_mtime_ns != time for path, time in times.items()) == 2  # one shard and its table
+    assert convert(clips, str(output), small).clips.num_rows == 6
 
 
 JOB = [sys.executable, str(ROOT / "jobs" / "ingest.py")]
