@@ -25,8 +25,8 @@ from discovr_ray.data.adapters import ADAPTERS
 from discovr_ray.data.adapters.listing import AdapterOptions
 from discovr_ray.data.formats.policy import IngestPolicy, key_of_environment
 from discovr_ray.data.shards import ShardSettings
-from discovr_ray.errors import ConfigError, DiscovrError, StorageError
-from discovr_ray.launch.ingest import IngestSummary, ingest
+from discovr_ray.errors import DiscovrError
+from discovr_ray.launch.ingest import IngestSummary, carry_out, prepare
 from discovr_ray.launch.splits import SplitRule
 
 CONVERT_OPTIONS = [item.name for item in fields(ShardSettings)]
@@ -172,10 +172,13 @@ def main() -> int:
         options = AdapterOptions(
             **{item.name: getattr(arguments, item.name) for item in fields(AdapterOptions) if item.name != "id_key"}
         )
-        summary = ingest(arguments.sources, arguments.output, rule, options, policy, shard_settings(arguments))
-    except (StorageError, ConfigError) as error:
+        shards = shard_settings(arguments)
+        prepared = prepare(arguments.sources, arguments.output, rule, options, policy)
+    except DiscovrError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
+    try:
+        summary = carry_out(prepared, shards)
     except DiscovrError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1

@@ -29,7 +29,20 @@ from discovr_ray.launch.splits import SplitRule
 
 logger = logging.getLogger(__name__)
 
+REJECTED = "rejected.parquet"
 ROWS_AT_ONCE = 10_000  # turned into dicts, each of 3 kB, on their way into the manifest
+
+
+class Prepared(NamedTuple):
+    """What is known before a file has been opened."""
+
+    output: str
+    split_rule: SplitRule
+    options: AdapterOptions
+    policy: IngestPolicy
+    listings: list[Listing]
+    rows: list[Row]  # to look at
+    rejected: list[Rejected]
 
 
 class IngestSummary(NamedTuple):
@@ -51,26 +64,50 @@ def ingest(
     policy: IngestPolicy | None = None,
     shards: ShardSettings | None = None,
 ) -> IngestSummary:
-    """Build a manifest of everything in `sources` in the folder `output`.
+    """Build a manifest of everything in `sources` in the folder `output`: `prepare` and `carry_out`, which see."""
+    return carry_out(prepare(sources, output, split_rule, options, policy), shards)
 
-    Args:
-        shards: convert the clips, and let the manifest point into shards below `output`.
+
+def prepare(
+    sources: Sequence[str],
+    output: str,
+    split_rule: SplitRule | None = None,
+    options: AdapterOptions | None = None,
+    policy: IngestPolicy | None = None,
+) -> Prepared:
+    """List the sources, and refuse what can be refused before a file is opened.
+
     Errors:
-        StorageError: a source holds nothing, or a place cannot be read or written.
+        StorageError: a source holds nothing or cannot be read, or `output` cannot be written to.
         ConfigError: DICOM files without a key for their ids.
-        ManifestError: not one file is usable (rejected.parquet says why), a table lacks a column, a bad pattern, or
-            a patient in two splits.
-        StreamError: the storage stopped answering on the way.
+        ManifestError: a table that is broken or lacks a column, a bad pattern, a label that is there already, or the
+            sources put a patient into two splits.
     """
     split_rule, policy = split_rule or SplitRule(), policy or IngestPolicy(id_key=key_of_environment())
     options = replace(options or AdapterOptions(), id_key=policy.id_key)
     check_pattern(options.patient_pattern)
     output = storage.absolute(output)
-    manifest_uri, rejected_uri = storage.join(output, "manifest.parquet"), storage.join(output, "rejected.parquet")
     listings = [list_source(source, options) for source in sources]
-    rows, refused = worth_a_look(listings, options, split_rule)
-    rejected = [item for listing in listings for item in listing.rejected] + refused
-    _write_rejected(rejected, rejected_uri)  # early, so that a place without write permission costs no hours
+    rows, rejected = worth_a_look(listings, options, split_rule)
+    if not policy.id_key and any(_is_nameless_dicom(row) for row in rows):
+        raise ConfigError([NO_KEY])
+    _write_rejected(rejected, storage.join(output, REJECTED))  # a place without write permission costs no hours
+    return Prepared(output, split_rule, options, policy, listings, rows, rejected)
+
+
+def carry_out(prepared: Prepared, shards: ShardSettings | None = None) -> IngestSummary:
+    """Look at every file, and write the tables.
+
+    Args:
+        shards: convert the clips, and let the manifest point into shards below `output`.
+    Errors:
+        StorageError: a place cannot be written.
+        ManifestError: not one file is usable (rejected.parquet says why), the files put a patient into two splits, or
+            a file has a label of a threshold's name.
+        StreamError: the storage stopped answering on the way.
+    """
+    output, split_rule, options, policy, listings, rows, rejected = prepared
+    manifest_uri, rejected_uri = storage.join(output, "manifest.parquet"), storage.join(output, REJECTED)
     looked, refused = _usable(_look(rows, options, policy, every_frame=shards is None))
     _write_rejected(rejected := rejected + refused, rejected_uri)
     looked = _with_splits(looked, split_rule)
@@ -104,8 +141,6 @@ def check_pattern(pattern: str) -> None:
 
 
 def _look(rows: Sequence[Row], options: AdapterOptions, policy: IngestPolicy, every_frame: bool) -> list[Looked]:
-    if not policy.id_key and any(_is_nameless_dicom(row) for row in rows):
-        raise ConfigError([NO_KEY])
     if not rows:
         return []
     with ray_session():
@@ -116,7 +151,8 @@ def _look(rows: Sequence[Row], options: AdapterOptions, policy: IngestPolicy, ev
 
 
 def _is_nameless_dicom(row: Row) -> bool:
-    return not row.named and row.uri.lower().endswith(DICOM_SUFFIXES)
+    is_named = row.names_clip and row.names_patient and row.patient_id
+    return not is_named and row.uri.lower().endswith(DICOM_SUFFIXES)
 
 
 def _usable(looked: Sequence[Looked]) -> tuple[list[Looked], list[Rejected]]:

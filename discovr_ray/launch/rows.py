@@ -23,25 +23,33 @@ class Looked(NamedTuple):
 def worth_a_look(
     listings: Sequence[Listing], options: AdapterOptions, split_rule: SplitRule
 ) -> tuple[list[Row], list[Rejected]]:
-    """Rows to look at, and those that their source's word already rules out.
+    """Rows to look at, and all files that their sources' word already rules out.
 
-    A file that several sources name is one file; the first source counts.
+    A file that several sources name is one file: the first source that takes it counts, else the first reason.
 
     Errors:
-        ManifestError: the sources put a patient into two splits; said before hours of looking.
+        ManifestError: the sources put a patient into two splits, or have a label of a threshold's name; said before
+            hours of looking.
     """
     listed = [row for listing in listings for row in listing.rows]
-    rows, rejected = [], []
+    rows, ruled_out = [], []
     for row in {row.uri: row for row in reversed(listed)}.values():
         reason = split_rule.reason_against(row.split) or (_reason_against(row.view, options) if row.view else "")
         if reason:
-            rejected.append(Rejected(row.uri, reason))
+            ruled_out.append(Rejected(row.uri, reason))
         else:
             rows.append(row)
     rows.reverse()
+    for row in rows if options.thresholds else ():
+        _check_free(json.loads(row.labels), options.thresholds)
     if split_rule.rule == "given":
         check_patients([row.patient_id for row in rows], [row.split for row in rows])
-    return rows, rejected[::-1]
+    rejected: dict[str, Rejected] = {}
+    for item in (*(item for listing in listings for item in listing.rejected), *reversed(ruled_out)):
+        rejected.setdefault(item.uri, item)
+    for row in rows:
+        rejected.pop(row.uri, None)
+    return rows, list(rejected.values())
 
 
 def merged(row: Row, facts: Facts, options: AdapterOptions) -> Looked:
@@ -49,16 +57,17 @@ def merged(row: Row, facts: Facts, options: AdapterOptions) -> Looked:
     details = Details(**json.loads(facts.details))
     if facts.reason:
         return Looked(row, facts, details)
-    if details.anonymous and not (row.named and row.patient_id):
+    clip_id = row.clip_id if row.names_clip else details.clip_id
+    patient_id = (row.patient_id if row.names_patient else "") or details.patient_id
+    if details.anonymous and not (clip_id and patient_id):
         return Looked(row, Facts(reason=details.anonymous), details)
-    clip_id = row.clip_id if row.named else details.clip_id or row.clip_id
-    own, other = (row.patient_id, details.patient_id) if row.named else (details.patient_id, row.patient_id)
     view = row.view or details.view
     if reason := _reason_against(view, options):
         return Looked(row, Facts(reason=reason), details)
     labels = json.loads(details.labels) | json.loads(row.labels)
     text = json.dumps(labels | _classes(labels, options.thresholds), sort_keys=True)
-    return Looked(row._replace(clip_id=clip_id, patient_id=own or other, view=view, labels=text), facts, details)
+    clip_id, patient_id = clip_id or row.clip_id, patient_id or row.patient_id
+    return Looked(row._replace(clip_id=clip_id, patient_id=patient_id, view=view, labels=text), facts, details)
 
 
 def with_unique_ids(looked: Sequence[Looked]) -> tuple[list[Looked], list[Rejected]]:
@@ -104,12 +113,16 @@ def _reason_against(view: str, options: AdapterOptions) -> str:
 
 def _classes(labels: Mapping[str, Any], thresholds: Mapping[str, float]) -> dict[str, int]:
     """low_<label>: 1 where the label is a number below its threshold, 0 where it is another number."""
-    taken = [f"low_{name}" for name in thresholds if f"low_{name}" in labels]
-    if taken:
-        raise ManifestError(f"threshold: the label {taken[0]} is already there")
+    _check_free(labels, thresholds)
     found = {name: labels.get(name) for name in thresholds}
     return {
         f"low_{name}": int(value < thresholds[name])
         for name, value in found.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
+
+
+def _check_free(labels: Mapping[str, Any], thresholds: Mapping[str, float]) -> None:
+    taken = [f"low_{name}" for name in thresholds if f"low_{name}" in labels]
+    if taken:
+        raise ManifestError(f"threshold: the label {taken[0]} is already there")

@@ -107,10 +107,16 @@ def videos(tmp_path: Path) -> Path:
 
 
 def test_folder(videos: Path) -> None:
-    rows = list_source(f"{videos}/").rows
+    listing = list_source(f"{videos}/")
+    assert listing.notes == (
+        f"{videos}: adapter folder",
+        "2 other files, not videos by their suffix, were left out",
+    )
+    rows = listing.rows
     assert [row.clip_id for row in rows] == ["c", "p1/a", "p1/b", "p2/deep/a"]
     assert [row.uri for row in rows][1] == f"{videos}/p1/a.avi"
-    assert all(row.patient_id == "" and not row.named and row.split == "" and row.labels == "{}" for row in rows)
+    assert all(row.patient_id == row.split == "" and row.labels == "{}" for row in rows)
+    assert not any(row.names_clip or row.names_patient for row in rows)
 
 
 def test_patient_pattern(videos: Path) -> None:
@@ -119,7 +125,8 @@ def test_patient_pattern(videos: Path) -> None:
 
 
 def test_file_and_glob(videos: Path) -> None:
-    assert [row.clip_id for row in list_source(f"{videos}/p1/a.avi").rows] == ["a"]
+    one = list_source(f"{videos}/p1/a.avi")
+    assert ([row.clip_id for row in one.rows], len(one.notes)) == (["a"], 1)
     assert [row.clip_id for row in list_source(f"{videos}/p*/*").rows] == ["p1/a", "p1/b", "p2/list.csv", "p2/list.txt"]
     assert [row.clip_id for row in list_source(f"{videos}/**/*.mov").rows] == ["p2/deep/a"]
     odd = videos / "odd[1].avi"

@@ -193,4 +193,4 @@ def test_frame_rates_in_a_table_of_ones_own(cardiacnet: Path) -> None:
     listing = list_source(str(table), options)
     assert [item.reason for item in listing.rejected] == ["clips.csv: fps = 'fast' is no number"]
     (row,) = listing.rows
-    assert inspect_file(row.uri, row.fps).reason == "frame rate -5.0: must be a positive number"
+    assert inspect_file(row.uri, row.fps).reason == "frame rate -5: 1 to 1000 frames a second are believed"

@@ -75,10 +75,30 @@ def test_columns_of_the_manifests_own_names(tmp_path: Path) -> None:
     pq.write_table(pa.table(columns | {"abnormal": [True, False]}), path)
     options = AdapterOptions(columns={"labels.ef": "ef", "labels.abnormal": "abnormal"})
     rows = list_source(str(path), options).rows
-    assert [(row.clip_id, row.patient_id, row.named) for row in rows] == [("one", "1", True), ("two", "", True)]
+    assert [(row.clip_id, row.patient_id, row.names_clip) for row in rows] == [("one", "1", True), ("two", "", True)]
     assert [json.loads(row.labels) for row in rows] == [{"ef": 50, "abnormal": 1}, {"abnormal": 0}]
     by_path = list_source(str(path), AdapterOptions(columns={"clip_id": "uri", "patient_id": "uri"})).rows
     assert [row.patient_id for row in by_path] == ["x.avi", "y.avi"]
+    pq.write_table(pa.table({"uri": ["x.avi"], "patient_id": ["1"]}), path)
+    (row,) = list_source(str(path)).rows
+    assert (row.names_clip, row.names_patient) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ('y.avi,"2\nz.avi,3\n', r"line 3: unexpected end of data; is a quote left open\?"),
+        ('y.avi,"2\nz.avi,"3"\n', "line 3: ',' expected after '\"'"),
+        ("y.avi,2,,5\n", "line 3: more cells than columns, such as '5'"),
+    ],
+)
+def test_a_broken_line_swallows_no_others(tmp_path: Path, broken: str, message: str) -> None:
+    path = tmp_path / "clips.csv"
+    path.write_text("uri,patient_id\nx.avi,1,\n" + broken)  # a comma more at a line's end takes nothing away
+    with pytest.raises(ManifestError, match=f"clips.csv: {message}"):
+        list_source(str(path))
+    path.write_text('uri,patient_id\nx.avi,1,\n"y, z.avi","2\n3"\n')
+    assert [row.patient_id for row in list_source(str(path)).rows] == ["1", "2\n3"]
 
 
 def test_wrong_maps_name_the_nearest(table: Path) -> None:
@@ -106,7 +126,7 @@ def test_a_folder_of_hospital_files(tmp_path: Path) -> None:
     assert [row.clip_id for row in rows] == ["p1/a", "p1/b", "p1/c", "p1/d"]
     rows = list_source(str(tmp_path), AdapterOptions(without_suffix=True)).rows
     assert [row.clip_id for row in rows] == ["p1/1.2.840.113619.2", "p1/IM_0001", "p1/a", "p1/b", "p1/c", "p1/d"]
-    assert not any(row.named for row in rows)
+    assert not any(row.names_clip or row.names_patient for row in rows)
     layouts.put_files(tmp_path, ["archive/IM_1"])
     with pytest.raises(StorageError, match="--files-without-suffix takes those of DICOM archives"):
         list_source(str(tmp_path / "archive"))

@@ -157,7 +157,7 @@ def test_nothing_that_names_a_patient_gets_out(
 
     (row,) = read_manifest(str(tmp_path / "out" / "manifest.parquet")).to_pylist()
     assert row["view"] == "A4C"
-    assert json.loads(row["labels"])["heart_rate"] == 61
+    assert json.loads(row["labels"])["heart_rate_bpm"] == 61
     assert LEAK in row.pop("uri")  # the file must be found again
     assert LEAK not in json.dumps(row)
     rows = pq.read_table(io.BytesIO((tmp_path / "out" / "rejected.parquet").read_bytes())).to_pylist()

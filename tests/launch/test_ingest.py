@@ -190,7 +190,9 @@ def test_a_file_that_kills_its_process_costs_only_itself(monkeypatch: pytest.Mon
 
 def test_storage_that_does_not_answer_rejects_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISCOVR_STORAGE", json.dumps({"outage_patience_s": 0}))  # the tasks have it from here
-    with pytest.raises(StreamError, match=r"of 2 files the storage does not answer: a file in .*: cannot read: Input/output"):
+    with pytest.raises(
+        StreamError, match=r"of 2 files the storage does not answer: a file in .*: cannot read: Input/output"
+    ):
         inspection.inspect_files(["/proc/self/mem", "/missing"])
 
 
@@ -249,12 +251,21 @@ def test_the_job(copy: Path, tmp_path: Path) -> None:
         (["{folder}/missing"], 2, "refused: {folder}/missing: no such file"),
         (["{folder}/*.nothing"], 2, "matches no file"),
         (["{folder}", "--split-fractions", "1,2"], 2, "invalid _fractions value"),
-        (["{folder}", "--split-fractions", "1,1,1"], 1, "add up to 1"),
+        (["{folder}", "--split-fractions", "1,1,1"], 2, "refused: split fractions"),
+        (["{folder}", "--patient-pattern", "p("], 2, "refused: patient pattern"),
+        (["{folder}/clips.csv", "--columns", "patient=uri"], 2, "refused: --columns patient: no field"),
+        (["{folder}/clips.csv"], 2, "refused: 1 patient(s) would be in more than one split"),
+        (["{folder}/clips.csv", "--split-rule", "hash", "--output", "{folder}/taken"], 1, "failed: {folder}/taken"),
         (["--help"], 0, ""),
     ],
 )
-def test_exit_codes_of_the_job(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
-    done = run_job(*(item.format(folder=tmp_path) for item in arguments), "--output", str(tmp_path / "out"))
+def test_exit_codes_of_the_job(
+    echo_folder: Path, tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    clips = sorted((echo_folder / "Videos").iterdir())[:2]
+    (tmp_path / "clips.csv").write_text(f"uri,patient_id,split\n{clips[0]},1,TRAIN\n{clips[1]},1,VAL\n")
+    (tmp_path / "taken" / "manifest.parquet" / "a folder").mkdir(parents=True)  # so that only the last write fails
+    done = run_job("--output", str(tmp_path / "out"), *(item.format(folder=tmp_path) for item in arguments))
     assert done.returncode == code
     assert message.format(folder=tmp_path) in done.stderr
     assert "Traceback" not in done.stderr

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from discovr_ray.data.adapters.listing import AdapterOptions, Listing, Row
+from discovr_ray.data.adapters.listing import AdapterOptions, Listing, Rejected, Row
 from discovr_ray.data.formats.reader import Details
 from discovr_ray.errors import ManifestError
 from discovr_ray.launch.inspection import Facts
@@ -20,6 +20,10 @@ def row(**changes: object) -> Row:
     return Row("x", "/x.avi", "", "", "", "{}")._replace(**changes)
 
 
+def path_row(**changes: object) -> Row:
+    return row(names_clip=False, names_patient=False, **changes)
+
+
 def facts(details: Details, sha256: str = "aa") -> Facts:
     return Facts("avi", 2, 1.0, 8, 8, 1, sha256, details=json.dumps(details._asdict()))
 
@@ -27,8 +31,9 @@ def facts(details: Details, sha256: str = "aa") -> Facts:
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        (row(named=False), ("file id", "file patient", "PLAX", 1)),
-        (row(named=False, patient_id="p7"), ("file id", "file patient", "PLAX", 1)),
+        (path_row(), ("file id", "file patient", "PLAX", 1)),
+        (path_row(patient_id="p7"), ("file id", "file patient", "PLAX", 1)),
+        (row(names_clip=False, patient_id="p7"), ("file id", "p7", "PLAX", 1)),
         (row(patient_id="p7", view="A4C", labels='{"ef": 55}'), ("x", "p7", "A4C", 55)),
         (row(), ("x", "file patient", "PLAX", 1)),
     ],
@@ -39,13 +44,19 @@ def test_whose_word_counts(said: Row, expected: tuple[object, ...]) -> None:
     assert (found.clip_id, found.patient_id, found.view, labels["ef"]) == expected
     assert labels["heart_rate_bpm"] == 70
     silent = merged(said, facts(Details()), AdapterOptions()).row
-    assert silent._replace(named=True) == said._replace(named=True)
+    assert silent == said
 
 
 def test_a_file_without_ids_must_not_be_named_by_its_path() -> None:
     nameless = facts(Details(anonymous="no ids in it"))
-    assert merged(row(named=False), nameless, AdapterOptions()).facts.reason == "no ids in it"
+    half_named = [row(), path_row(patient_id="p7"), row(names_clip=False, patient_id="p7")]
+    for said in (path_row(), *half_named):
+        assert merged(said, nameless, AdapterOptions()).facts.reason == "no ids in it"
     assert merged(row(patient_id="p7"), nameless, AdapterOptions()).facts.reason == ""
+    without_patient = facts(Details(clip_id="file id", anonymous="no patient in it"))
+    found = merged(row(names_clip=False, patient_id="p7"), without_patient, AdapterOptions())
+    assert (found.row.clip_id, found.row.patient_id, found.facts.reason) == ("file id", "p7", "")
+    assert merged(path_row(patient_id="p7"), without_patient, AdapterOptions()).facts.reason == "no patient in it"
 
 
 def test_classes_by_threshold() -> None:
@@ -80,8 +91,22 @@ def test_what_the_listing_rules_out_is_never_opened() -> None:
     assert kept == [first, second]
     twice = [Listing([first], []), Listing([row(uri="1", split="TEST")], [])]
     assert worth_a_look(twice, AdapterOptions(), SplitRule()) == ([first], [])
+    taken = [Listing([row(labels='{"low_ef": 0}')], [])]
+    with pytest.raises(ManifestError, match="the label low_ef is already there"):
+        worth_a_look(taken, AdapterOptions(thresholds={"ef": 50}), SplitRule())
     odd = [Listing([row(uri="3", split="FOLD 3")], [])]
     assert "split 'FOLD 3'" in worth_a_look(odd, AdapterOptions(), SplitRule())[1][0].reason
+
+
+def test_a_file_of_several_sources_is_in_one_table_once() -> None:
+    options = AdapterOptions(views=("A4C",))
+    first = Listing([row(uri="1"), row(uri="2", view="PLAX")], [Rejected("3", "not listed"), Rejected("4", "empty")])
+    second = Listing([row(uri="3")], [Rejected("1", "not listed"), Rejected("4", "again"), Rejected("2", "again")])
+    for sources, reason in (([first, second], "empty"), ([second, first], "again")):
+        rows, rejected = worth_a_look(sources, options, SplitRule())
+        assert sorted(item.uri for item in rows) == ["1", "3"]
+        assert sorted(item.uri for item in rejected) == ["2", "4"]
+        assert next(item.reason for item in rejected if item.uri == "4") == reason
 
 
 def test_a_clip_without_a_patient_is_one_itself() -> None:

@@ -22,23 +22,24 @@ class Folder(Adapter):
 
     def list_clips(self, source: str, options: AdapterOptions) -> Listing:
         if any(sign in source for sign in "*?[") and not storage.exists(source):
-            root, uris = _fixed_part(source), storage.glob(source)
+            root, uris, num_others = _fixed_part(source), storage.glob(source), 0
             if not uris:
                 raise StorageError(f"{source}: the pattern matches no file")
         else:
-            uris = _files(source, options.without_suffix)
+            found = storage.list_files(source)
+            uris = [uri for uri in found if _is_taken(uri, options.without_suffix)]
+            num_others = len(found) - len(uris)
             root = source.rpartition("/")[0] if uris == [source] else source
         if not uris:
             hint = "" if options.without_suffix else "; --files-without-suffix takes those of DICOM archives, too"
             raise StorageError(f"{source}: no video file ({', '.join(MEDIA_SUFFIXES)}){hint}")
         pattern = re.compile(options.patient_pattern) if options.patient_pattern else None
-        return Listing([_row(uri, root, pattern, options) for uri in uris], [])
+        notes = [f"{num_others} other files, not videos by their suffix, were left out"] if num_others else []
+        return Listing([_row(uri, root, pattern, options) for uri in uris], [], notes=notes)
 
 
-def _files(source: str, without_suffix: bool) -> list[str]:
-    if not without_suffix:
-        return storage.list_files(source, MEDIA_SUFFIXES)
-    return [uri for uri in storage.list_files(source) if uri.lower().endswith(MEDIA_SUFFIXES) or _has_no_suffix(uri)]
+def _is_taken(uri: str, without_suffix: bool) -> bool:
+    return uri.lower().endswith(MEDIA_SUFFIXES) or (without_suffix and _has_no_suffix(uri))
 
 
 def _has_no_suffix(uri: str) -> bool:
@@ -52,7 +53,7 @@ def _row(uri: str, root: str, pattern: re.Pattern[str] | None, options: AdapterO
     path = uri.removeprefix(root).lstrip("/")
     found = pattern.search(path) if pattern else None
     patient = options.private_id(found[1] or "") if found else ""
-    return Row(stem(path), uri, patient, "", "", "{}", named=False)
+    return Row(stem(path), uri, patient, "", "", "{}", names_clip=False, names_patient=False)
 
 
 def _fixed_part(pattern: str) -> str:

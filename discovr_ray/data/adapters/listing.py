@@ -22,7 +22,8 @@ class Row(NamedTuple):
     view: str  # "" when the source says nothing
     labels: str  # a JSON object
     fps: float = 0.0  # frames per second, for files that do not say; 0: the source does not say either
-    named: bool = True  # the source says clip and patient; False: both are but the file's path, and its content counts
+    names_clip: bool = True  # False: clip_id is but the file's path, and the file's own word counts more
+    names_patient: bool = True  # the same of patient_id
 
 
 class Rejected(NamedTuple):

@@ -72,7 +72,7 @@ def _row(place: str, uri: str, cells: Mapping[str, str], options: AdapterOptions
         cells.get("view", ""),
         as_json(labels),
         fps=cell_number(cells, "fps") or 0.0,
-        named=bool(cells.get("clip_id") or cells.get("patient_id")),
+        names_clip=bool(cells.get("clip_id")),
     )
 
 

@@ -31,22 +31,36 @@ def read_table(uri: str) -> tuple[list[str], Iterator[Line]]:
     """(columns, lines) of a CSV file with a header in UTF-8.
 
     Errors:
-        ManifestError: not such a file.
+        ManifestError: not such a file; while the lines are read, one that is broken.
     """
     try:
         text = storage.read_bytes(uri).decode("utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
         columns = list(reader.fieldnames or ())
     except (UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(f"{uri}: not a table in UTF-8: {error}") from error
-    return columns, ({key: value for key, value in line.items() if key is not None} for line in reader)
+    return columns, _unbroken(uri, reader)
+
+
+def _unbroken(uri: str, reader: csv.DictReader[str]) -> Iterator[Line]:
+    while True:
+        number = reader.line_num + 1
+        try:
+            line = next(reader, None)
+        except csv.Error as error:
+            raise ManifestError(f"{uri}: line {number}: {error}; is a quote left open?") from error
+        if line is None:
+            return
+        if any(surplus := line.pop(None, [])):  # the reader puts them under no name; empty ones say nothing
+            raise ManifestError(f"{uri}: line {number}: more cells than columns, such as {surplus[-1]!r}")
+        yield line
 
 
 def read_lines(uri: str, needed: Sequence[str]) -> Iterator[Line]:
     """Lines of a table with these columns; one whose first needed cell is empty is no line.
 
     Errors:
-        ManifestError: not a table, or a column is missing; raised here, not at the first line.
+        ManifestError: not a table, or a column is missing, raised here, not at the first line; a broken line, later.
     """
     columns, lines = read_table(uri)
     check_columns(uri, needed, columns)

@@ -127,14 +127,15 @@ def _bounds(sector: tuple[int, ...] | None) -> Box | None:
 
 
 def _ids(values: Any, key: str) -> dict[str, str]:
-    """clip_id and patient_id, or why there are none; a guess would put one patient into two splits."""
+    """clip_id and patient_id, or why one is not there; a guess would put one patient into two splits."""
     if not key:
         return {"anonymous": NO_KEY}
-    missing = [keyword for keyword in ("PatientID", "SOPInstanceUID") if not text_of(values, keyword)]
-    if missing:
-        return {"anonymous": f"{' and '.join(missing)} missing: neither is guessed from the file's name"}
-    patient, clip = text_of(values, "PatientID"), text_of(values, "SOPInstanceUID")
-    return {"clip_id": keyed_hash(key, "clip", clip), "patient_id": keyed_hash(key, "patient", patient)}
+    wanted = {"PatientID": ("patient_id", "patient"), "SOPInstanceUID": ("clip_id", "clip")}
+    texts = {keyword: text_of(values, keyword) for keyword in wanted}
+    ids = {name: keyed_hash(key, kind, texts[keyword]) for keyword, (name, kind) in wanted.items() if texts[keyword]}
+    if missing := [keyword for keyword, text in texts.items() if not text]:
+        ids["anonymous"] = f"{' and '.join(missing)} missing: neither is guessed from the file's name"
+    return ids
 
 
 def _labels(values: Any, cine: Cine, key: str) -> dict[str, Any]:
@@ -145,7 +146,7 @@ def _labels(values: Any, cine: Cine, key: str) -> dict[str, Any]:
         labels["frame_time_varies"] = 1
     heart_rate = number(values, "HeartRate") or 0.0
     if HEART_RATES[0] <= heart_rate <= HEART_RATES[1]:
-        labels["heart_rate"] = round(heart_rate)
+        labels["heart_rate_bpm"] = round(heart_rate)
     words = re.split(r"[^A-Z-]+", text_of(values, "Manufacturer").upper())
     if vendor := next((name for name in VENDORS if name.upper() in words), ""):
         labels["vendor"] = vendor
