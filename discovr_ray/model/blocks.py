@@ -23,10 +23,10 @@ class BiasedLinear(nn.Linear):
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v for [B, heads, n, d], with the fused kernel wherever that is the fastest.
 
-    In bf16 on a CPU it is not: two plain products take half its time (torch 2.15), at the price of scores rounded to
+    In bf16 on a CPU it rarely is: two plain products take half its time (torch 2.15), at the price of scores rounded to
     bf16. Long sequences go head by head there, because a head's scores fit into the cache.
     """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+    if not _plain_is_faster(q):
         return functional.scaled_dot_product_attention(q, k, v)
     q = q * q.shape[-1] ** -0.5
     if q.shape[2] < 512:
@@ -34,6 +34,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     heads = zip(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), strict=True)
     mixed = [(one_q @ one_k.t()).softmax(dim=-1) @ one_v for one_q, one_k, one_v in heads]
     return torch.stack(mixed).view_as(q)
+
+
+def _plain_is_faster(q: Tensor) -> bool:
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return False
+    # with matrix tiles the fused kernel wins where nothing is kept for a backward pass
+    return q.requires_grad or not torch.cpu._is_amx_tile_supported()
 
 
 class Attention(nn.Module):

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from discovr_ray.objective.cross_entropy import soft_cross_entropy
 from discovr_ray.objective.precision import full_precision
 
 
@@ -32,10 +33,12 @@ def distillation_loss(
     """
     with full_precision(student_logits):
         targets = teacher_probabilities(teacher_logits, centre, teacher_temperature)
-        logits = student_logits.float() / student_temperature
-        # cross-entropy without a tensor of log-probabilities: the targets add up to 1
-        terms = logits.logsumexp(dim=-1) - torch.einsum("vrl,rl->vr", logits, targets)
-        return (terms * weights).sum() / (len(logits) * total_weight)
+        num_views, num_items = student_logits.shape[:2]
+        shares = (weights.float() / (num_views * total_weight)).repeat(num_views)
+        item = torch.arange(num_items, device=targets.device).repeat(num_views)  # of each row of all views
+        return soft_cross_entropy(
+            student_logits.flatten(0, 1), lambda rows: targets[item[rows]], shares, student_temperature
+        )
 
 
 @torch.no_grad()
