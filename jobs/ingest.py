@@ -1,11 +1,11 @@
-"""Build the manifest of your videos: manifest.parquet, and rejected.parquet with the reason of every other file.
+"""Build the manifest of your videos: manifest.parquet, and rejected.parquet with the reasons of the others.
 
     python jobs/ingest.py EchoNet-Dynamic --output manifests/echonet
     python jobs/ingest.py s3://bucket/videos 'more/*/*.mp4' --output s3://bucket/manifests/all
     python jobs/ingest.py clips.csv --columns uri=path,patient_id=id,labels.ef=EF --output manifests/own
 
 A SOURCE is a data set in one of the layouts below, a folder, a file, a glob in quotes, or a table of files.
-Exit codes: 0 done, 1 not one file usable or a failure on the way, 2 refused before it started.
+Exit codes: 0 done, 1 not one file usable or a failure on the way, 2 refused before a file was opened.
 """
 
 from __future__ import annotations

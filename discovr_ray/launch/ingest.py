@@ -1,4 +1,4 @@
-"""Ingest: sources -> manifest.parquet and rejected.parquet. Every file of every source ends in exactly one of them."""
+"""Ingest: sources -> manifest.parquet and rejected.parquet. Every file that is listed ends in exactly one of them."""
 
 from __future__ import annotations
 

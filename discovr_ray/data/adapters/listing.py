@@ -47,7 +47,7 @@ class Trace(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """Every file of a source is in `rows` or in `rejected`, once."""
+    """Every file that the layout has a place for is in `rows` or in `rejected`, once; a note counts the others."""
 
     rows: list[Row]
     rejected: list[Rejected]
