@@ -23,7 +23,7 @@ from discovr_ray.data.clip import load_clip
 from discovr_ray.data.manifest import read_manifest
 from discovr_ray.data.microbatch import decode_micro_batch
 from discovr_ray.data.plan import plan_stream
-from discovr_ray.data.storage import s3
+from discovr_ray.data.storage import remote, s3
 from discovr_ray.data.stream import open_stream
 from discovr_ray.errors import ClipError, MissingFileError, StorageError
 from discovr_ray.launch.ingest import ingest
@@ -211,6 +211,31 @@ def test_listings_are_whole(bucket: Bucket, fault: str, monkeypatch: pytest.Monk
         assert storage.glob(f"{bucket.uri}/list/*.avi") == names
         assert storage.list_folders(bucket.uri) == [f"{bucket.uri}/list"]
     assert bucket.proxy.spoilt
+
+
+def test_a_listing_of_a_folder_that_grows(bucket: Bucket, caplog: pytest.LogCaptureFixture) -> None:
+    folder = f"{bucket.uri}/grows"
+    names = iter(range(10))
+
+    def ask() -> set[str]:  # before each answer somebody writes one more file
+        storage.write_bytes(f"{folder}/{next(names)}.avi", b"1")
+        return set(remote.filesystem(folder).find(folder))
+
+    assert sorted(path[-5:] for path in s3.steady(ask)) == ["0.avi", "1.avi", "2.avi", "3.avi"]  # of five answers
+    assert caplog.messages == ["1 files left out of a listing that grew while it was asked for"]
+
+
+def test_a_listing_that_never_agrees_says_what_may_be_the_cause(bucket: Bucket) -> None:
+    storage.write_bytes(f"{bucket.uri}/changes/a", b"1")
+    sizes = iter(range(2, 20))
+
+    def change(target: str) -> bool:
+        (bucket.folder / "changes" / "a").write_bytes(bytes(next(sizes)))
+        return False
+
+    bucket.proxy.use(Schedule(["cut"], only=change))
+    with pytest.raises(StorageError, match="no two answers alike: files change there, or something on the way"):
+        storage.list_files(f"{bucket.uri}/changes")
 
 
 # --- checkpoints

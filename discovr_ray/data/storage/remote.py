@@ -73,27 +73,36 @@ def inner_path(uri: str) -> str:
 
 def find(uri: str) -> dict[str, int]:
     """Full URI -> bytes, of every file below a folder; a file finds itself."""
-    found = _listed(uri, lambda: filesystem(uri).find(uri, detail=True))
-    return {_full_uri(uri, path): int(entry["size"]) for path, entry in found.items()}
+    files = filesystem(uri)
+    found = _listed(uri, lambda: {(path, int(entry["size"])) for path, entry in files.find(uri, detail=True).items()})
+    return {_full_uri(uri, path): size for path, size in found}
 
 
 def folders(uri: str) -> list[str]:
     """Full URIs of the folders directly inside a folder; none when it is missing."""
+
+    def ask() -> set[str]:
+        entries = filesystem(uri).ls(uri.rstrip("/") + "/", detail=True)
+        return {entry["name"].rstrip("/") for entry in entries if entry["type"] == "directory"}
+
     try:
-        entries = _listed(uri, lambda: filesystem(uri).ls(uri.rstrip("/") + "/", detail=True))
+        return [_full_uri(uri, path) for path in _listed(uri, ask)]
     except FileNotFoundError:
         return []
-    return [_full_uri(uri, entry["name"].rstrip("/")) for entry in entries if entry["type"] == "directory"]
 
 
 def glob(pattern: str) -> list[str]:
     """Full URIs of the files that match."""
     folder = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
-    found = _listed(pattern, lambda: filesystem(pattern).glob(pattern, detail=True))
-    return [_full_uri(folder, path) for path, entry in found.items() if entry["type"] == "file"]
+
+    def ask() -> set[str]:
+        entries = filesystem(pattern).glob(pattern, detail=True)
+        return {path for path, entry in entries.items() if entry["type"] == "file"}
+
+    return [_full_uri(folder, path) for path in _listed(pattern, ask)]
 
 
-def _listed(uri: str, ask: Callable[[], Any]) -> Any:
+def _listed(uri: str, ask: Callable[[], set[s3.Entry]]) -> set[s3.Entry]:
     return s3.steady(ask) if is_s3(uri) else ask()
 
 

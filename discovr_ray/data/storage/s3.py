@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from discovr_ray.config import StorageConfig
@@ -27,7 +29,9 @@ PART_BYTES = 16 * 2**20  # of a large file; what is sent or fetched again when a
 PARTS_AT_ONCE = 8
 CHUNK_BYTES = 2**18
 
-Result = TypeVar("Result")
+Entry = TypeVar("Entry", bound=Hashable)
+
+logger = logging.getLogger(__name__)
 
 
 class Answer(NamedTuple):
@@ -81,24 +85,31 @@ def read(uri: str) -> bytes:
     raise UnsteadyError(f"{len(seen)} reads and no two alike")
 
 
-def steady(ask: Callable[[], Result]) -> Result:
-    """A listing, which no hash guards: over plain http asked for until two answers in a row are equal."""
+def steady(ask: Callable[[], set[Entry]]) -> set[Entry]:
+    """A listing, which no hash guards: over plain http asked for until two answers in a row are equal.
+
+    Where they never are since each holds the one before and more, somebody writes there: then the last but one.
+    """
     if not (endpoint() or "").startswith("http:"):
         return ask()
-    before: list[Result] = []
-    failure: BaseException = UnsteadyError("no two answers alike")
-    for _ in range(max(2, settings().attempts)):
+    answers: list[set[Entry]] = []
+    failure: BaseException | None = None
+    for attempt in range(max(2, settings().attempts)):
         try:
-            answer = ask()
+            answers.append(ask())
         except failures() as error:  # ValueError, too: of a changed date or size that no longer is one
             if is_of_one_file(error) or isinstance(error, FileNotFoundError):
                 raise
-            before, failure = [], error
-            continue
-        if before == [answer]:
-            return answer
-        before = [answer]
-    raise failure
+            answers, failure = [], error
+        if len(answers) > 1 and answers[-1] == answers[-2]:
+            return answers[-1]
+        if attempt or failure:
+            time.sleep(_pause_s(attempt))
+    if failure is None and all(before < after for before, after in pairwise(answers)):
+        num_new = len(answers[-1] - answers[-2])
+        logger.warning("%d files left out of a listing that grew while it was asked for", num_new)
+        return answers[-2]
+    raise failure or UnsteadyError("no two answers alike: files change there, or something on the way changes answers")
 
 
 def get(uri: str, start: int = 0, end: int | None = None) -> Answer:
@@ -113,7 +124,7 @@ def get(uri: str, start: int = 0, end: int | None = None) -> Answer:
 def longest_get_s(config: StorageConfig) -> float:
     """Seconds after which a GET that brings no byte is given up for good."""
     waits = (config.connect_timeout_s + _patience_s(config, attempt) for attempt in range(config.attempts))
-    return sum(waits) + 2 * FIRST_PAUSE_S * 2**config.attempts
+    return sum(waits) + 2 * FIRST_PAUSE_S * 2.0**config.attempts
 
 
 def get_file(uri: str, local_path: str) -> None:
@@ -192,7 +203,7 @@ def _matches_etag(response: dict[str, Any], data: bytes) -> bool | None:
 
 
 def _patience_s(config: StorageConfig, attempt: int) -> float:
-    return config.read_timeout_s * min(2**attempt, MOST_PATIENCE)
+    return config.read_timeout_s * min(2.0**attempt, MOST_PATIENCE)
 
 
 def _pause_s(attempt: int) -> float:
