@@ -155,7 +155,7 @@ def test_what_could_be_read_before_is_asked_again_before_a_file_is_blamed(monkey
     set_patience(monkeypatch, 0.1)
     place = outage._place(NO_ANSWER)
     monkeypatch.setattr(outage, "_readable", {place: "/proc/1/mem"})  # could be read once, now it cannot either
-    with pytest.raises(StorageError, match="within 0.1 s") as caught:
+    with pytest.raises(StorageError, match=r"within 0\.1 s") as caught:
         read_through_outage(NO_ANSWER)
     assert not isinstance(caught.value, MissingFileError)
 
