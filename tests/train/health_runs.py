@@ -1,4 +1,4 @@
-"""What the ranks of test_health.py do: the loop of loop_runs.py with steps that go wrong on purpose."""
+"""What the ranks of test_training_health.py do: the loop of loop_runs.py with steps that go wrong on purpose."""
 
 from __future__ import annotations
 
