@@ -72,10 +72,10 @@ def _activations(config: Config) -> int:
         one_block = 0
     encoder = (video_encoded + image_encoded) * model.depth * encoder_block + stems
     decoder = video_tokens * model.decoder_depth * decoder_block + one_block
-    # logits, their softmax and its gradient for each view; scores, assignment and gradient for both sides
+    # logits and their kept gradient for each view, then the gradient that backward hands on; scores alike, both sides
     views = mask.video_views * clips + mask.image_views * clips * frames + clips + clips * frames
-    heads = 3 * FP32 * views * model.head_outputs
-    clusters = 2 * 4 * FP32 * video_tokens * model.num_prototypes
+    heads = (2 * _compute_bytes(config) + FP32) * views * model.head_outputs
+    clusters = 2 * 3 * FP32 * video_tokens * model.num_prototypes
     return encoder + decoder + heads + clusters
 
 

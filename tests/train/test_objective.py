@@ -9,6 +9,7 @@ import torch
 from loop_runs import NUM_CLIPS, LocalContext, build_engine, tiny_config
 
 from discovr_ray.config import derive_plan
+from discovr_ray.train.health import Health
 from discovr_ray.train.loop import train
 from discovr_ray.train.objective import _nearest_counts
 from discovr_ray.train.quarantine import Quarantine
@@ -26,9 +27,9 @@ def test_teachers_see_each_clip_and_each_frame_once_a_step() -> None:
             sizes.append(len(inputs[0]))
 
         getattr(engine.teacher, branch).register_forward_hook(note)
-    steps = train(
-        config, derive_plan(config, NUM_CLIPS), engine, LocalContext(config), 0, Quarantine(config, NUM_CLIPS)
-    )
+    plan = derive_plan(config, NUM_CLIPS)
+    quarantine, health = Quarantine(config, NUM_CLIPS), Health(config, plan)
+    steps = train(config, plan, engine, LocalContext(config), 0, quarantine, health)
     assert steps == 1
     assert seen == {"video": [4, 4], "image": [16, 16]}  # 8 clips of 4 frames in two passes
 
