@@ -11,7 +11,7 @@ mjpeg.decode_cpu_ms      its decoding alone, aim: at most 4
 mjpeg_s3.cpu_ms_per_clip the same from a real S3 server on loopback, aim: at most 8; the server's own time not counted
 decord.cpu_ms_per_clip   the same clips with data.decoder=decord: contiguous spans, then the stride
 decord_strided.cpu_ms_per_clip   decord asked for the strided frames alone, as most loaders do (decode only)
-h264.cpu_ms_per_clip     the same frames as H.264 in MP4, which only decord reads, aim: at most 30
+h264.cpu_ms_per_clip     the same frames as H.264 in MP4, aim: at most 30
 resize_640x480.cpu_ms_per_clip   Motion-JPEG of 640 x 480 pixels, shrunk to 112
 dicom_jpeg.cpu_ms_per_clip   DICOM, JPEG baseline in colour, 640 x 480 pixels, 64 frames, aim: at most 120
 dicom_jpeg.pixel_array_ratio decoding it with pydicom's pixel_array over decoding it here, aim: at least 5

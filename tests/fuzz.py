@@ -84,6 +84,8 @@ TARGETS: dict[str, Callable[[], bytes | list[bytes]]] = {
     "avi-mjpeg": mjpeg,
     "avi-png": avi_png,
     "mp4-h264": h264,
+    "ts-h264": lambda: video("libx264", "mpegts", bf="2", g="10"),
+    "mkv-vp9": lambda: video("libvpx-vp9", "webm", **{"cpu-used": "8"}),
     "avi-mpeg4": lambda: video("mpeg4", "avi"),
     "nifti": nifti,
     "dicom-raw": lambda: [*dicom(*NATIVE), *dicom(ExplicitVRLittleEndian, colour=True)],

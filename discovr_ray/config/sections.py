@@ -32,7 +32,7 @@ class DataConfig:
     crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)  # side of the random crop, as a share of image_size
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, for grey repeated to 3 channels
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # of ImageNet
-    decoder: Literal["auto", "decord"] = "auto"  # auto: simplejpeg for Motion-JPEG, decord for the rest
+    decoder: Literal["auto", "decord"] = "auto"  # auto: libjpeg for Motion-JPEG, else FFmpeg; decord: to compare with
     max_bad_fraction: float = 0.001  # share of the manifest's clips that may fail before the run stops
     decode_cpus: float = 1.0  # CPUs that must stay free for decoding
     prefetch_batches: int = 4  # micro-batches decoded ahead, per worker

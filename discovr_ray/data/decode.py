@@ -1,6 +1,6 @@
 """Bytes of a file -> grey frames. Strict: a damaged frame is an error, never a frame with wrong pixels.
 
-The first reader that knows the bytes takes the file; what no fast path knows goes through decord.
+The first reader that knows the bytes takes the file; formats/video.py takes what no other one knows.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from discovr_ray.data.formats.decord_reader import DecordReader
+from discovr_ray.data.formats.decord_reader import grey_pieces
 from discovr_ray.data.formats.dicom.reader import DicomReader
 from discovr_ray.data.formats.mjpeg import MjpegReader
 from discovr_ray.data.formats.nifti import NiftiReader
 from discovr_ray.data.formats.png_avi import PngReader
 from discovr_ray.data.formats.policy import IngestPolicy
 from discovr_ray.data.formats.reader import Details, FormatReader, Frames, Indices, VideoInfo
+from discovr_ray.data.formats.video import VideoReader
 from discovr_ray.errors import ClipError
 
 MIN_FPS, MAX_FPS = 1, 1000  # a second; others are units taken for each other, such as a FrameTime in seconds
-_DECORD = DecordReader()
 # in the order in which they are asked
-_READERS: tuple[FormatReader, ...] = (MjpegReader(), PngReader(), NiftiReader(), DicomReader(), _DECORD)
+_READERS: tuple[FormatReader, ...] = (MjpegReader(), PngReader(), NiftiReader(), DicomReader(), VideoReader())
 _BY_FORMAT = {name: reader for reader in _READERS for name in reader.formats}
 
 
@@ -37,7 +37,7 @@ def probe(data: bytes, fps: float = 0.0) -> VideoInfo:
     if not data:
         raise ClipError("the file is empty")
     answers = (reader.probe(data) for reader in _READERS if reader.recognises(data))
-    info = next(answer for answer in answers if answer is not None)  # decord never leaves a file to others
+    info = next(answer for answer in answers if answer is not None)  # VideoReader never leaves a file to others
     info = info._replace(fps=info.fps or fps)
     if info.num_frames < 2:
         return info  # a still image needs no frame rate
@@ -105,6 +105,6 @@ def _pieces(data: bytes, format: str, wanted: Indices, num_frames: int, decoder:
     reader = _BY_FORMAT.get(format)
     if reader is None:
         raise ClipError(f"format {format!r}: this version reads {', '.join(sorted(_BY_FORMAT))}")
-    if decoder == "decord" and isinstance(reader, MjpegReader):
-        reader = _DECORD
+    if decoder == "decord" and isinstance(reader, MjpegReader | VideoReader):
+        return grey_pieces(data, wanted, num_frames, may_seek=isinstance(reader, MjpegReader))
     return reader.pieces(data, format, wanted, num_frames)

@@ -104,13 +104,15 @@ def test_fast_path_decodes_each_wanted_frame_once(mjpeg: bytes, monkeypatch: pyt
     assert len(calls) == 3
 
 
-def test_decord_is_asked_for_contiguous_spans_only(h264: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decord_is_asked_for_contiguous_spans_only(h264: bytes, mjpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     spans = []
     original = decord_reader.read_span
     monkeypatch.setattr(decord_reader, "read_span", lambda reader, span: spans.append(span) or original(reader, span))
-    decode_frames(h264, "mp4", range(5, 140, 3), NUM_FRAMES)
-    assert all(span.step == 1 for span in spans)
-    assert [frame for span in spans for frame in span] == list(range(5, 138))
+    for data, format, start in ((mjpeg, "avi-mjpeg", 5), (h264, "mp4", 0)):  # where it finds its way, and elsewhere
+        spans.clear()
+        decode_frames(data, format, range(5, 140, 3), NUM_FRAMES, "decord")
+        assert all(span.step == 1 for span in spans)
+        assert [frame for span in spans for frame in span] == list(range(start, 138))
 
 
 def test_one_frame() -> None:
