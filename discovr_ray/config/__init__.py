@@ -1,6 +1,7 @@
 """The whole configuration of a run: typed sections, loading, every rule, and what follows from them."""
 
 from discovr_ray.config.loading import PRESET_DIR, load_config, parse_config, preset_names
+from discovr_ray.config.nodes import NodeRoom, select_nodes, total_cpus
 from discovr_ray.config.plan import RunPlan, derive_plan
 from discovr_ray.config.rules import check_clips, check_config, check_resources
 from discovr_ray.config.sections import (
@@ -30,6 +31,7 @@ __all__ = [
     "LossConfig",
     "MaskConfig",
     "ModelConfig",
+    "NodeRoom",
     "OptimConfig",
     "RunConfig",
     "RunPlan",
@@ -42,4 +44,6 @@ __all__ = [
     "load_config",
     "parse_config",
     "preset_names",
+    "select_nodes",
+    "total_cpus",
 ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
+from discovr_ray.config.nodes import NodeRoom, select_nodes, total_cpus
 from discovr_ray.config.sections import Config
 
 # field -> (lowest value, highest value); a bound of None is open
@@ -94,6 +96,8 @@ ABOVE_ZERO = (
     "loss.sinkhorn_epsilon",
     "optim.eps",
 )
+LABEL_VALUE = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"  # Ray's own rule, without its operators such as !in()
+LABEL_KEY = rf"({LABEL_VALUE}/)?{LABEL_VALUE}"
 BELOW_ONE = ("optim.beta1", "optim.beta2")  # AdamW divides by 1 - beta
 
 
@@ -112,16 +116,28 @@ def check_clips(config: Config, num_clips: int) -> list[str]:
     return []
 
 
-def check_resources(config: Config, cpus: float, gpus: float) -> list[str]:
-    """Rules that need the size of the cluster: CPUs and GPUs that Ray manages."""
-    run, problems = config.run, []
-    training = run.min_workers * run.cpus_per_worker
-    if training + config.data.decode_cpus > cpus + 1e-6:
+def check_resources(config: Config, nodes: Sequence[NodeRoom]) -> list[str]:
+    """Rules that need the nodes of the cluster."""
+    run, data, problems = config.run, config.data, []
+    training, decoding = run.min_workers * run.cpus_per_worker, data.decode_cpus
+    workers = select_nodes(nodes, run.worker_node_labels)
+    for name, needed, labels in (
+        ("run.workers x run.cpus_per_worker", training, run.worker_node_labels),
+        ("data.decode_cpus", decoding, data.decode_node_labels),
+    ):
+        there = total_cpus(select_nodes(nodes, labels))
+        if labels and needed > there + 1e-6:
+            problems.append(f"{name} = {needed:g} CPUs: nodes with {dict(labels)} have {there:g}")
+    cpus = total_cpus(
+        node for node in nodes if node.matches(run.worker_node_labels) or node.matches(data.decode_node_labels)
+    )
+    if not problems and training + decoding > cpus + 1e-6:
         problems.append(
             f"run.workers x run.cpus_per_worker = {training:g} CPUs plus data.decode_cpus = "
-            f"{config.data.decode_cpus:g}: the cluster has {cpus:g}; without CPUs left for decoding the workers "
+            f"{decoding:g}: the cluster has {cpus:g}; without CPUs left for decoding the workers "
             "would wait for ever"
         )
+    gpus = sum(node.gpus for node in workers)
     if run.use_gpu and run.min_workers > gpus:
         problems.append(f"run.workers = {run.min_workers}: each needs a GPU and the cluster has {gpus:g}")
     return problems
@@ -161,6 +177,13 @@ def _check_values(config: Config) -> list[str]:
         problems.append(f"data.mean = {list(data.mean)}: each must be a finite number")
     if not all(0 < value < math.inf for value in data.std):
         problems.append(f"data.std = {list(data.std)}: each must be above 0")
+    for key in ("data.decode_node_labels", "run.worker_node_labels"):
+        problems += [
+            f"{key} = {{{name}: {value!r}}}: must be a plain label (letters, digits, '.', '_' and '-'); nodes match "
+            "when they have the same"
+            for name, value in _value(config, key).items()
+            if not (re.fullmatch(LABEL_KEY, name) and re.fullmatch(LABEL_VALUE, value))
+        ]
     folder = config.checkpoint.local_folder
     if folder and not folder.startswith("/"):
         problems.append(f"checkpoint.local_folder = {folder!r}: must be an absolute path on the workers' own disks")

@@ -7,12 +7,12 @@ import logging
 from typing import Any
 
 import pyarrow as pa
-import ray
 import yaml
 
 from discovr_ray.config import Config, check_clips, check_resources
 from discovr_ray.data import storage
 from discovr_ray.data.manifest import fingerprint, read_manifest, select_clips
+from discovr_ray.data.stream.nodes import alive_nodes
 from discovr_ray.errors import ConfigError, RunExistsError
 from discovr_ray.train import checkpoint
 
@@ -23,6 +23,7 @@ CONFIG_FILE = "config.yaml"
 FREE_ON_RESUME = {
     "data.manifest",  # the clips themselves are compared
     "data.decode_cpus",
+    "data.decode_node_labels",
     "data.prefetch_batches",
     "data.max_bad_fraction",
     "schedule.max_steps",
@@ -58,8 +59,7 @@ def check_cluster(config: Config) -> None:
     Errors:
         ConfigError: too few CPUs or GPUs.
     """
-    resources = ray.cluster_resources()
-    problems = check_resources(config, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    problems = check_resources(config, alive_nodes())
     if problems and config.run.autoscaling:
         logger.warning("waiting for the cluster to grow: %s", "; ".join(problems))
     elif problems:

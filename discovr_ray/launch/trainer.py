@@ -123,6 +123,7 @@ def _trainer(config: Config, task: WorkerTask) -> TorchTrainer:
             num_workers=run.workers,
             use_gpu=run.use_gpu,
             resources_per_worker=resources,
+            label_selector=run.worker_node_labels or None,
             elastic_resize_monitor_interval_s=run.resize_interval_s,
         ),
         run_config=ray.train.RunConfig(

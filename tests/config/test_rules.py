@@ -8,6 +8,7 @@ import pytest
 
 from discovr_ray.config import (
     Config,
+    NodeRoom,
     check_clips,
     check_resources,
     derive_plan,
@@ -142,8 +143,8 @@ def test_fewer_clips_than_a_global_batch() -> None:
 
 def test_cpus_must_leave_room_for_decoding() -> None:
     config = load_config("demo", ["run.cpus_per_worker=1.5", "data.decode_cpus=1"])
-    assert check_resources(config, cpus=4, gpus=0) == []
-    (problem,) = check_resources(config, cpus=3.5, gpus=0)
+    assert check_resources(config, [NodeRoom({}, 4, 0)]) == []
+    (problem,) = check_resources(config, [NodeRoom({}, 3.5, 0)])
     assert problem.startswith(
         "run.workers x run.cpus_per_worker = 3 CPUs plus data.decode_cpus = 1: the cluster has 3.5"
     )
@@ -151,9 +152,9 @@ def test_cpus_must_leave_room_for_decoding() -> None:
 
 def test_each_gpu_worker_needs_a_gpu() -> None:
     config = load_config("vit_small")
-    assert check_resources(config, cpus=16, gpus=2) == []
-    assert check_resources(config, cpus=16, gpus=1) == ["run.workers = 2: each needs a GPU and the cluster has 1"]
-    assert check_resources(load_config("demo"), cpus=16, gpus=0) == []
+    assert check_resources(config, [NodeRoom({}, 16, 2)]) == []
+    assert check_resources(config, [NodeRoom({}, 16, 1)]) == ["run.workers = 2: each needs a GPU and the cluster has 1"]
+    assert check_resources(load_config("demo"), [NodeRoom({}, 16, 0)]) == []
 
 
 def test_a_range_of_workers_holds_each_number_to_the_rules() -> None:
@@ -161,10 +162,34 @@ def test_a_range_of_workers_holds_each_number_to_the_rules() -> None:
     assert config.run.workers == (1, 2)
     assert parse_config(config.to_dict()) == config
     assert derive_plan(config, 96).accumulation == 1  # with both; one worker makes two passes
-    assert check_resources(config, cpus=2, gpus=0) == []  # enough for the smaller number
+    assert check_resources(config, [NodeRoom({}, 2, 0)]) == []  # enough for the smaller number
     (problem,) = problems_of({"run": {"workers": [2, 4]}})
     assert problem.startswith("engine.global_batch = 256: must be a multiple of run.workers x engine.micro_batch = 3 x")
     assert problems_of({"run": {"workers": [2, 1]}}) == [
         "run.workers = (2, 1): must be [min, max], the smaller number first"
     ]
     assert problems_of({"run": {"workers": [0, 2]}}) == ["run.workers = (0, 2): must be at least 1"]
+
+
+def test_labelled_nodes_must_have_room_each_for_its_own_work() -> None:
+    labels = ["run.worker_node_labels={role: train}", "data.decode_node_labels={role: decode}"]
+    config = load_config("vit_small", ["run.workers=2", "data.decode_cpus=4", *labels])
+    train, decode = NodeRoom({"role": "train", "zone": "a"}, 2, 2), NodeRoom({"role": "decode"}, 4, 0)
+    assert check_resources(config, [train, decode]) == []
+    assert check_resources(config, [train, NodeRoom({}, 64, 8)]) == [
+        "data.decode_cpus = 4 CPUs: nodes with {'role': 'decode'} have 0"
+    ]
+    assert check_resources(config, [decode, NodeRoom({"role": "train"}, 1, 0), NodeRoom({}, 64, 8)]) == [
+        "run.workers x run.cpus_per_worker = 2 CPUs: nodes with {'role': 'train'} have 1",
+        "run.workers = 2: each needs a GPU and the cluster has 0",
+    ]
+
+
+def test_labels_are_plain_names() -> None:
+    (problem,) = problems_of({"run": {"worker_node_labels": {"role": "!decode"}}})
+    assert problem.startswith("run.worker_node_labels = {role: '!decode'}: must be a plain label")
+    (problem,) = problems_of({"data": {"decode_node_labels": {"role": "in(a,b)"}}})
+    assert problem.startswith("data.decode_node_labels = {role: 'in(a,b)'}: must be a plain label")
+    (problem,) = problems_of({"data": {"decode_node_labels": {"role": 1}}})
+    assert "valid string" in problem
+    assert parse_config({"run": {"worker_node_labels": {"ray.io/node-group": "gpu"}}})

@@ -16,10 +16,11 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.debug import log_once
 
-from discovr_ray.config import Config
+from discovr_ray.config import Config, select_nodes, total_cpus
 from discovr_ray.data import storage, watchdog
 from discovr_ray.data.microbatch import decode_micro_batch
 from discovr_ray.data.plan import Segment, StreamPlan
+from discovr_ray.data.stream.nodes import alive_nodes
 
 DECODE_RETRIES = 3  # times a block is tried again when its process or node dies; Ray Data's own default is for ever
 MIN_READ_AHEAD_BYTES = 256 * 2**20
@@ -114,6 +115,7 @@ def _set_context(spec: StreamSpec, cpus: float, micro_batches_per_block: int) ->
     context.target_max_block_size = None  # never cut a block in two
     context.execution_no_progress_timeout_s = -1  # a pause of the training is no fault; the reader watches for stalls
     context.execution_options.preserve_order = True
+    context.execution_options.label_selector = spec.config.data.decode_node_labels or None
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
         cpu=cpus, object_store_memory=_read_ahead_bytes(spec, cpus, micro_batches_per_block)
     )
@@ -121,9 +123,11 @@ def _set_context(spec: StreamSpec, cpus: float, micro_batches_per_block: int) ->
 
 def _decode_cpus(spec: StreamSpec) -> float:
     """CPUs that decoding may take: what training leaves free, and at least what the config keeps for it."""
-    training = spec.plan.world_size * spec.config.run.cpus_per_worker
-    total: float = ray.cluster_resources().get("CPU", 0.0)
-    return max(spec.config.data.decode_cpus, total - training)
+    run, data = spec.config.run, spec.config.data
+    nodes = select_nodes(alive_nodes(), data.decode_node_labels)
+    shared = bool(select_nodes(nodes, run.worker_node_labels))
+    training = spec.plan.world_size * run.cpus_per_worker if shared else 0.0
+    return max(data.decode_cpus, total_cpus(nodes) - training)
 
 
 def _read_ahead_bytes(spec: StreamSpec, cpus: float, micro_batches_per_block: int) -> float:
