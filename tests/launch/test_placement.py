@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from pretrain_runs import Job, complete_steps, overrides
 from ray.cluster_utils import Cluster
+from rclone_server import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -34,7 +35,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head without CPUs; one node for training, one for decoding, each with more CPUs than its own work takes."""
     folder = tempfile.mkdtemp(prefix="dr", dir="/tmp")  # short, since Ray puts sockets below it
     monkeypatch.setenv("RAY_TMPDIR", folder)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True})
+    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": free_port()}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     cluster.add_node(num_cpus=4, labels={"role": "train"})
     cluster.add_node(num_cpus=4, labels={"role": "decode"})
     yield cluster

@@ -37,6 +37,14 @@ def test_a_second_run_of_the_name_is_refused_without_resume(tmp_path: Path) -> N
     claim_run_folder(demo(tmp_path, "run.name=other"), CLIPS)
 
 
+def test_resume_starts_a_run_that_is_not_there(tmp_path: Path) -> None:
+    """One command for the first start and for every retry, as backoffs of a scheduler need it."""
+    config = demo(tmp_path, "run.resume=true")
+    claim_run_folder(config, CLIPS)
+    assert (tmp_path / "demo" / "config.yaml").exists()
+    claim_run_folder(config, CLIPS)
+
+
 def test_an_unwritable_path_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file/runs/demo"):
