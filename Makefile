@@ -42,10 +42,11 @@ test: setup ## run the tests (about 20 minutes on 2 cores); ALL=1: the long ones
 test-fast: setup ## run the tests that start no cluster, server, browser or second process
 	@$(RUN) -m pytest -m "not (ray or s3 or dist or chaos or browser or slow)" $(PYTEST_ARGS)
 
-lint: $(VENV)/.ready-dev ## ruff (rules and format) and mypy
+lint: $(VENV)/.ready-dev ## ruff (rules and format), mypy, secrets in files, known vulnerabilities where they can be looked up
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	@.ci/audit
 
 bench: setup ## measure one training step and the reading of clips (about 10 minutes)
 	@echo "bench: one full step of the paper's model, then clips per second of the reading path; the machine should be idle"

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-KEY, SECRET = "testkey", "the-secret-that-nobody-may-see"  # tests look for it in logs
+KEY, SECRET = "testkey", "the-secret-that-nobody-may-see"  # pragma: allowlist secret (tests look for it in logs)
 
 
 def free_port() -> int:

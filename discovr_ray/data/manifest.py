@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -39,6 +40,8 @@ SCHEMA = pa.schema(
 )
 OPTIONAL = ("offset", "region", "sector", "cm_per_pixel")  # may hold nulls, or be missing
 SPLITS = ("TRAIN", "VAL", "TEST", "")
+KINDS = ("file", "s3", "gs", "gcs", "abfs", "abfss", "az")  # of storage that a manifest may send its readers to
+PLACE_RULE = f"set, without '..', and a path or a URI of {', '.join(KINDS)} or of the manifest's own kind"
 
 
 def read_manifest(uri: str) -> pa.Table:
@@ -55,7 +58,7 @@ def read_manifest(uri: str) -> pa.Table:
     except (pa.ArrowInvalid, OSError) as error:
         raise ManifestError(f"manifest {uri}: not a Parquet file: {error}") from error
     table = _sorted(_typed(table, uri))
-    problems = _broken_rules(table)
+    problems = _broken_rules(table, uri)
     if problems:
         raise ManifestError("\n  - ".join([f"manifest {uri}:", *problems]))
     return with_absolute_uris(table, uri.rpartition("/")[0])
@@ -69,7 +72,7 @@ def write_manifest(table: pa.Table, uri: str) -> None:
         StorageError: the place cannot be written to.
     """
     table = _sorted(_typed(table, uri))
-    problems = _broken_rules(table)
+    problems = _broken_rules(table, uri)
     if problems:
         raise ManifestError("\n  - ".join([f"manifest {uri}:", *problems]))
     sink = pa.BufferOutputStream()
@@ -131,8 +134,8 @@ def _sorted(table: pa.Table) -> pa.Table:
     return table.sort_by("clip_id")
 
 
-def _broken_rules(table: pa.Table) -> list[str]:
-    """One line per violated rule, for a table of the right types sorted by clip_id."""
+def _broken_rules(table: pa.Table, uri: str) -> list[str]:
+    """One line per violated rule, for the table of manifest `uri`, of the right types and sorted by clip_id."""
     nulls = [name for name in SCHEMA.names if table[name].null_count and name not in OPTIONAL]
     if nulls:
         return [f"column(s) {', '.join(nulls)} hold empty (null) values; use '' for an unknown text"]
@@ -144,18 +147,31 @@ def _broken_rules(table: pa.Table) -> list[str]:
             problems.append(f"clip_id must be unique: {repeated[0].as_py()!r} comes more than once")
     rules = {name: pc.greater(table[name], 0) for name in ("num_frames", "fps", "height", "width", "num_bytes")}
     rules["clip_id"] = pc.not_equal(ids, "")
-    rules["uri"] = pc.not_equal(table["uri"], "")
+    rules["uri"] = pc.and_(pc.not_equal(table["uri"], ""), are_trusted_places(table["uri"], uri))
     rules["sha256"] = pc.match_substring_regex(table["sha256"], "^[0-9a-f]{64}$")
     rules["split"] = pc.is_in(table["split"], pa.array(SPLITS))
     for name, fine in rules.items():
         bad = table.filter(pc.invert(fine))
         if bad.num_rows:
-            wanted = {"sha256": "64 hex digits", "split": "TRAIN, VAL, TEST or ''", "clip_id": "set", "uri": "set"}
+            wanted = {"sha256": "64 hex digits", "split": "TRAIN, VAL, TEST or ''", "clip_id": "set", "uri": PLACE_RULE}
             problems.append(
                 f"{name} must be {wanted.get(name, 'above 0')}: clip {bad['clip_id'][0].as_py()!r} has "
                 f"{bad[name][0].as_py()!r} ({bad.num_rows} such row(s))"
             )
     return problems
+
+
+def are_trusted_places(uris: pa.ChunkedArray, manifest: str) -> pa.Array:
+    """Whether each URI may be read for whoever wrote the table `manifest`, a stranger perhaps.
+
+    A relative one stays below the table's folder. No driver is called that the user did not choose: some of fsspec's
+    connect to any host, or unpack what they fetch.
+    """
+    own = [kind for kind, separator, _ in [manifest.partition("://")] if separator]
+    known = "|".join(re.escape(kind) for kind in (*KINDS, *own))
+    leaves = pc.match_substring_regex(uris, r"(^|/)\.\.(/|$)")
+    foreign = pc.and_(pc.match_substring(uris, "://"), pc.invert(pc.match_substring_regex(uris, f"^({known})://")))
+    return pc.invert(pc.or_(pc.or_(leaves, foreign), pc.match_substring(uris, "::")))
 
 
 def with_absolute_uris(table: pa.Table, folder: str) -> pa.Table:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from discovr_ray.data import storage
 from discovr_ray.data.adapters.listing import Trace
+from discovr_ray.data.manifest import PLACE_RULE, are_trusted_places
 from discovr_ray.errors import ManifestError
 
 SCHEMA = pa.schema(
@@ -48,6 +50,9 @@ def read_traces(uri: str) -> list[Trace]:
         rows = table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
     except (pa.ArrowInvalid, KeyError) as error:
         raise ManifestError(f"{uri}: not a table of traces: {error}") from error
+    strange = table.filter(pc.invert(are_trusted_places(table["mask_uri"], uri)))
+    if strange.num_rows:
+        raise ManifestError(f"{uri}: mask_uri must be {PLACE_RULE}: {strange['mask_uri'][0].as_py()!r}")
     folder = uri.rpartition("/")[0]
     return [Trace(**row | {"mask_uri": _absolute(row["mask_uri"], folder)}) for row in rows]
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from discovr_ray.data.manifest import SCHEMA, read_manifest, select_clips, write_manifest
+from discovr_ray.data.manifest import SCHEMA, are_trusted_places, read_manifest, select_clips, write_manifest
 from discovr_ray.errors import ManifestError, StorageError
 
 
@@ -55,6 +55,12 @@ def test_relative_uris_start_at_the_manifest(tmp_path: Path) -> None:
     assert read_manifest(path)["uri"].to_pylist() == [f"{tmp_path}/Videos/a.avi", "/x/b.avi", "s3://bucket/c.avi"]
 
 
+def test_places_are_refused_by_their_kind_and_not_by_dots_in_names(tmp_path: Path) -> None:
+    fine = ["a..b/c.avi", "..a.avi", "/x/a.avi", "file:///x/a.avi", "gs://bucket/a.avi", "own://bucket/a.avi"]
+    uris = pa.chunked_array([[*fine, "other://bucket/a.avi", ".."]])
+    assert are_trusted_places(uris, "own://bucket/manifest.parquet").to_pylist() == [True] * len(fine) + [False, False]
+
+
 def test_other_writers_types_and_extra_columns(tmp_path: Path) -> None:
     rows = [row("b", note="x"), row("a", note="y")]  # int64 instead of int32, one column more, not sorted
     found = read_manifest(write_raw(tmp_path / "m.parquet", rows))
@@ -72,6 +78,12 @@ def test_other_writers_types_and_extra_columns(tmp_path: Path) -> None:
         ({"sha256": "abc"}, "sha256 must be 64 hex digits"),
         ({"split": "train"}, "split must be TRAIN, VAL, TEST or ''"),
         ({"uri": ""}, "uri must be set"),
+        ({"uri": "../../home/someone/scan.avi"}, r"uri must be set, without '\.\.'"),
+        ({"uri": "Videos/../../scan.avi"}, r"without '\.\.'"),
+        ({"uri": "s3://bucket/clips/../../other/scan.avi"}, r"without '\.\.'"),
+        ({"uri": "http://169.254.169.254/latest/meta-data"}, "a URI of file, s3"),
+        ({"uri": "zip://a.avi::http://elsewhere/a.zip"}, "a URI of file, s3"),
+        ({"uri": "filecache::s3://bucket/a.avi"}, "a URI of file, s3"),
         ({"clip_id": "a"}, "clip_id must be unique: 'a'"),
         ({"view": None}, r"column\(s\) view hold empty"),
         ({"num_frames": "many"}, "column num_frames must be int32"),

@@ -181,7 +181,7 @@ def test_access_carries_settings_and_credentials_and_shows_neither(monkeypatch: 
     assert storage.settings() == StorageConfig()
     storage.adopt(pickle.loads(sent))
     assert storage.settings() == StorageConfig(attempts=7, read_timeout_s=1.5)
-    assert os.environ["AWS_SECRET_ACCESS_KEY"] == "planted"
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] == "planted"  # pragma: allowlist secret
     code = "from discovr_ray.data import storage; print(storage.settings().attempts)"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout == "7\n"  # a child process has them without being told

@@ -26,6 +26,14 @@ def test_round_trip(tmp_path: Path) -> None:
     assert found[3].mask_uri == "s3://bucket/mask.nii.gz"
 
 
+def test_a_mask_elsewhere_is_refused(tmp_path: Path) -> None:
+    write_traces(
+        [Trace("a", 1, "la", mask_uri="../../private/mask.nii.gz", mask_value=3)], f"{tmp_path}/traces.parquet"
+    )
+    with pytest.raises(ManifestError, match=r"mask_uri must be set, without '\.\.'.*private"):
+        read_traces(f"{tmp_path}/traces.parquet")
+
+
 def test_what_is_no_table_of_traces(tmp_path: Path) -> None:
     (tmp_path / "traces.parquet").write_text("no")
     with pytest.raises(ManifestError, match=r"traces\.parquet: not a table of traces"):
