@@ -6,13 +6,14 @@ VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python
 
 PYTEST_ARGS ?=
+ADDRESS ?= http://127.0.0.1:8265
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 # `make test` leaves out the minutes in which nodes and processes are killed again and again; ALL=1, as CI has it, does not
 MARKERS ?= $(if $(ALL),(slow or not slow),not (slow and chaos))$(if $(BROWSER),, and not browser)
 # runs/demo, or the first free of runs/demo-2, runs/demo-3 ...: no run is ever overwritten
 DEMO = $(shell name=demo; n=2; while [ -e runs/$$name ]; do name=demo-$$n; n=$$((n + 1)); done; echo $$name)
 
-.PHONY: help setup demo test test-fast lint bench fuzz clean
+.PHONY: help setup demo test test-fast lint submit bench fuzz clean
 
 help: ## list the targets
 	@echo "discovr-ray: make TARGET"
@@ -47,6 +48,10 @@ lint: $(VENV)/.ready-dev ## ruff (rules and format), mypy, secrets in files, kno
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	@.ci/audit
+
+submit: ## run jobs/pretrain.py on a cluster: ARGS="--config cluster/pretrain.yaml run.name=first", ADDRESS=http://...
+	@RAY_AUTH_MODE=$${RAY_AUTH_MODE:-token} $(VENV)/bin/ray job submit --address "$(ADDRESS)" --working-dir . \
+		--runtime-env cluster/runtime_env.yaml $(SUBMIT_ARGS) -- python jobs/pretrain.py $(ARGS)
 
 bench: setup ## measure one training step and the reading of clips (about 10 minutes)
 	@echo "bench: one full step of the paper's model, then clips per second of the reading path; the machine should be idle"

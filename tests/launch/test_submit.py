@@ -1,8 +1,10 @@
-"""`ray job submit -- python jobs/pretrain.py` on a real head node with its job server."""
+"""`ray job submit -- python jobs/pretrain.py` on a real head node with its job server, which wants a token."""
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -13,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pretrain_runs import ROOT, complete_steps, overrides
@@ -21,6 +24,8 @@ from ray._private.utils import get_num_cpus
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 BIN = Path(sys.executable).parent
+TOKEN = "1f" * 32
+ENDLESS = {"schedule__epochs": 5000, "checkpoint__every_steps": 10000}
 
 
 def free_port() -> int:
@@ -36,6 +41,9 @@ def job_server() -> Iterator[dict[str, str]]:
     dashboard_port = free_port()
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"
+    token = Path(temporary, "token")
+    token.write_text(TOKEN)
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     command = [
         str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=3", f"--port={free_port()}",
         "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
@@ -65,16 +73,21 @@ def wait_until_up(url: str, head: subprocess.Popen[bytes]) -> None:
         try:
             with urllib.request.urlopen(url, timeout=2):
                 return
+        except urllib.error.HTTPError:  # it answers, and wants a token
+            return
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
     raise AssertionError(f"{url} does not answer")
 
 
-def submit(environment: dict[str, str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    command = ["ray", "job", "submit", "--working-dir", str(ROOT), "--", "python", "jobs/pretrain.py", *arguments]
+def submit(environment: dict[str, str], arguments: list[str], *options: str) -> subprocess.CompletedProcess[str]:
+    """As the README's `make submit`, which starts this from the repository's folder."""
+    address = environment["RAY_API_SERVER_ADDRESS"]
+    command = ["make", "-s", "submit", f"VENV={BIN.parent}", f"ADDRESS={address}", f"ARGS={shlex.join(arguments)}"]
+    command += [f"SUBMIT_ARGS={shlex.join(options)}"] if options else []
     end = time.monotonic() + 60
     while True:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
         if "No available agent" not in done.stderr or time.monotonic() > end:  # the node's agent starts last
             return done
         time.sleep(1.0)
@@ -91,10 +104,69 @@ def test_a_submitted_run_trains_and_leaves_its_encoder(
 
 
 def test_a_refused_config_fails_the_job(job_server: dict[str, str], echo_manifest: str, tmp_path: Path) -> None:
-    done = submit(job_server, overrides(echo_manifest, tmp_path, engine__global_batch=7))
+    arguments = overrides(echo_manifest, tmp_path, engine__global_batch=7)
+    done = submit(job_server, arguments, "--submission-id", "refused")
     assert done.returncode != 0
     assert "engine.global_batch = 7" in done.stdout + done.stderr
     assert not list(tmp_path.iterdir())
+    with request(job_server, "/api/jobs/refused", TOKEN) as answer:  # the CLI says 1 for every failure
+        assert json.load(answer)["driver_exit_code"] == 2
+
+
+def request(environment: dict[str, str], path: str, token: str = "", data: bytes | None = None) -> Any:
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    url = environment["RAY_API_SERVER_ADDRESS"] + path
+    return urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=30)
+
+
+@pytest.mark.parametrize(("token", "code"), [("", 401), ("00" * 32, 403)])
+def test_who_has_no_token_or_a_wrong_one_runs_nothing(
+    job_server: dict[str, str], tmp_path: Path, token: str, code: int
+) -> None:
+    job = json.dumps({"entrypoint": f"touch {tmp_path}/ran"}).encode()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        request(job_server, "/api/jobs/", token, job)
+    assert refused.value.code == code
+    with pytest.raises(urllib.error.HTTPError) as refused:  # nor does he read logs and commands of others
+        request(job_server, "/api/jobs/", token)
+    assert refused.value.code == code
+    client = {**job_server, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else job_server
+    without = {name: value for name, value in client.items() if name != "RAY_AUTH_TOKEN_PATH"}
+    done = submit({**without, "HOME": str(tmp_path)}, ["--help"])
+    assert done.returncode != 0
+    assert "uthori" in done.stdout + done.stderr or "Forbidden" in done.stdout + done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_stop_saves_and_the_same_command_goes_on(
+    job_server: dict[str, str], echo_manifest: str, tmp_path: Path
+) -> None:
+    arguments = overrides(echo_manifest, tmp_path, run__resume="true", **ENDLESS)
+    done = submit(job_server, arguments, "--no-wait", "--submission-id", "first")
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = tmp_path / "demo" / "metrics.jsonl"
+    end = time.monotonic() + 200
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
+        assert time.monotonic() < end, job("logs", job_server, "first")
+        time.sleep(0.5)
+    assert "RUNNING" in job("status", job_server, "first")
+    assert complete_steps(tmp_path / "demo") == []
+    assert "stopped" in job("stop", job_server, "first")
+    (saved,) = complete_steps(tmp_path / "demo")
+    assert saved > 3
+    assert "continue with the same command" in job("logs", job_server, "first")
+    assert "STOPPED" in job("status", job_server, "first")
+
+    done = submit(job_server, [*arguments, f"schedule.max_steps={saved + 2}"], "--submission-id", "second")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"starting at step {saved} of {saved + 2}" in done.stdout
+    assert complete_steps(tmp_path / "demo")[0] == saved + 2
+
+
+def job(verb: str, environment: dict[str, str], name: str) -> str:
+    command = [str(BIN / "ray"), "job", verb, name]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    return done.stdout + done.stderr
 
 
 def wait_for_file(path: Path) -> None:
