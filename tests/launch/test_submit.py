@@ -134,7 +134,7 @@ def test_who_has_no_token_or_a_wrong_one_runs_nothing(
     without = {name: value for name, value in client.items() if name != "RAY_AUTH_TOKEN_PATH"}
     done = submit({**without, "HOME": str(tmp_path)}, ["--help"])
     assert done.returncode != 0
-    assert "uthori" in done.stdout + done.stderr or "Forbidden" in done.stdout + done.stderr
+    assert "token" in done.stdout + done.stderr
     assert not (tmp_path / "ran").exists()
 
 
@@ -155,7 +155,7 @@ def test_stop_saves_and_the_same_command_goes_on(
     (saved,) = complete_steps(tmp_path / "demo")
     assert saved > 3
     assert "continue with the same command" in job("logs", job_server, "first")
-    assert "STOPPED" in job("status", job_server, "first")
+    assert "was stopped" in job("status", job_server, "first")
 
     done = submit(job_server, [*arguments, f"schedule.max_steps={saved + 2}"], "--submission-id", "second")
     assert done.returncode == 0, done.stdout + done.stderr
