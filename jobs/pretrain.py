@@ -68,6 +68,7 @@ def run(config: Config) -> int:
     print(f"steps    {summary.steps} of {summary.total_steps}")
     print(f"encoder  {summary.encoder_uri}")
     print(f"report   {summary.report_uri}")
+    print(f"cost     {summary.cost}")
     if summary.stopped_by is not None:
         print("stopped; continue with the same command and run.resume=true")
         return 128 + summary.stopped_by

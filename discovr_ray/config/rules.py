@@ -78,6 +78,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "run.cpus_per_worker": (0.01, None),
     "run.threads_per_worker": (0, None),
     "run.log_every_steps": (1, None),
+    "run.price_per_hour": (0, None),
     "run.max_failures": (-1, None),
     "run.max_failures_per_step": (0, None),
     "run.hang_timeout_s": (0, None),

@@ -209,6 +209,7 @@ class RunConfig:
     worker_node_labels: dict[str, str] = field(default_factory=dict)  # train on nodes with all of these Ray labels
     threads_per_worker: int = 0  # torch threads; 0: int(cpus_per_worker), at least 1; with use_gpu torch's own number
     log_every_steps: int = 10  # optimiser steps between two lines of metrics
+    price_per_hour: float = 0.0  # of one worker, in any currency, for the line about cost at the end; 0: not told
     max_failures: int = -1  # worker-group restarts before the run fails, lost nodes included; -1: no limit
     max_failures_per_step: int = 2  # failures from one and the same checkpoint; lost or reclaimed nodes do not count
     hang_timeout_s: float = 0.0  # seconds without a step until workers tell where they hang and restart; 0: never

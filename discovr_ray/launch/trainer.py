@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from discovr_ray.launch.preflight import (
     run_uri,
 )
 from discovr_ray.launch.stop import ask_to_stop, run_interruptible, start_stop_flag
+from discovr_ray.launch.usage import Cost, cost_of_run
 from discovr_ray.launch.worker import WorkerResult, WorkerTask, run_worker
 from discovr_ray.report.run_report import write_report
 from discovr_ray.train import checkpoint
@@ -46,6 +48,7 @@ class RunSummary:
     run_uri: str
     encoder_uri: str
     report_uri: str
+    cost: Cost
 
 
 class TrainingFailedError(DiscovrError):
@@ -144,6 +147,7 @@ def run_worker_on_ray(loop_config: dict[str, WorkerTask]) -> WorkerResult:
 
 
 def _fit(trainer: TorchTrainer) -> WorkerResult:
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # the run's state on Ray's dashboard and its API
     try:
         result = trainer.fit().return_value
     except ray.train.TrainingFailedError as error:
@@ -173,4 +177,5 @@ def _collect(config: Config, plan: RunPlan, steps: int, stopped_by: int | None) 
         run_uri=uri,
         encoder_uri=storage.join(uri, TAKE_HOME[0]),
         report_uri=write_report(uri),
+        cost=cost_of_run(uri, steps * config.engine.global_batch, config.run.price_per_hour),
     )

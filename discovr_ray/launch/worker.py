@@ -26,6 +26,8 @@ from discovr_ray.data.stream import ClipFailure, ClipStream, MicroBatch, open_st
 from discovr_ray.errors import CheckpointError, CollapseError, CrashLoopError, NonFiniteError, TooManyBadClipsError
 from discovr_ray.launch.failures import refuse_crash_loop
 from discovr_ray.launch.logs import show_progress
+from discovr_ray.launch.rank_log import RankLog, session_logs
+from discovr_ray.launch.usage import Usage
 from discovr_ray.model.discovr import Student, Teacher
 from discovr_ray.model.weights import export_encoder
 from discovr_ray.report.samples import write_samples
@@ -92,6 +94,8 @@ class _Session:
         torch.manual_seed(config.run.seed)
         self._engine = Engine(Student(config), Teacher(config), config, self.world_size, self.device)
         self._log: RunLog | None = None  # rank 0's
+        self._rank_log = RankLog(session_logs(), config.run.name, self.rank, config.run.log_every_steps)
+        self._usage = Usage(task.run_uri, self.world_size, config.run.use_gpu)
         self._gauges: dict[str, Gauge] = {}
         self._sample_batch: MicroBatch | None = None
 
@@ -120,6 +124,8 @@ class _Session:
             self._saver.close()
             if self._log:
                 self._log.close()
+                self._usage.write()
+            self._rank_log.close()
         return WorkerResult(steps=steps, stopped=steps < plan.total_steps)
 
     def _restore(self) -> checkpoint.TrainState | None:
@@ -148,6 +154,7 @@ class _Session:
         stream = broadcast_from_rank_zero(stream)
         with closing(stream.steps(self.rank)) as steps:
             for batches in steps:
+                self._rank_log.clips(batches)
                 self._sample_batch = next((batch for batch in batches if batch.weights.any()), self._sample_batch)
                 yield batches
 
@@ -199,6 +206,7 @@ class _Session:
                 shard.write(folder)
             if self._log:  # rank 0
                 self._log.publish()
+                self._usage.write()
                 export_encoder(folder, self._config, teacher_state, step)
                 if is_last and batch:
                     write_samples(folder, self._config, teacher_state, student_state, batch)

@@ -12,6 +12,7 @@ from pretrain_runs import ROOT
 
 from discovr_ray.errors import ConfigError, NonFiniteError, StorageError
 from discovr_ray.launch import ray_session, trainer
+from discovr_ray.launch.usage import Cost
 
 
 @pytest.fixture
@@ -25,7 +26,8 @@ def job() -> ModuleType:
 
 
 def summary(stopped_by: int | None) -> trainer.RunSummary:
-    return trainer.RunSummary(3, 8, stopped_by, "/runs/a", "/runs/a/encoder.safetensors", "/runs/a/report.html")
+    cost = Cost(0.5, use_gpu=False, clips=24, price_per_hour=0.0)
+    return trainer.RunSummary(3, 8, stopped_by, "/runs/a", "/runs/a/encoder.safetensors", "/runs/a/report.html", cost)
 
 
 OUTCOMES = {

@@ -23,6 +23,7 @@ from discovr_ray import load_encoder
 from discovr_ray.data import storage
 from discovr_ray.data.manifest import read_manifest, write_manifest
 from discovr_ray.errors import CheckpointError, ConfigError, RunExistsError, StorageError, TooManyBadClipsError
+from discovr_ray.launch.rank_log import session_logs
 from discovr_ray.launch.trainer import RunSummary, pretrain
 from discovr_ray.train.run_log import read_records
 
@@ -50,6 +51,32 @@ def test_a_run_leaves_everything_it_promises(finished: RunSummary) -> None:
     samples = np.load(run / "step_00000008" / "samples.npz")
     assert samples["frames"].shape[1:] == (4, 32, 32)
     assert samples["attention"].shape == samples["prototypes"].shape == (len(samples["frames"]), 2, 2, 2)
+
+
+def test_the_cost_counts_all_workers_and_clips(finished: RunSummary) -> None:
+    (account,) = (folder(finished) / "usage").iterdir()
+    record = json.loads(account.read_text())
+    assert (record["workers"], record["use_gpu"]) == (2, False)
+    assert finished.cost.worker_hours == 2 * record["seconds"] / 3600 > 0
+    assert finished.cost.clips == 8 * 4  # steps x global batch
+
+
+def test_every_rank_leaves_its_clips_by_step_and_nothing_of_patients(finished: RunSummary, echo_manifest: str) -> None:
+    rows = read_manifest(echo_manifest).to_pylist()
+    ids = {row["clip_id"] for row in rows}
+    seen: dict[int, list[str]] = {}
+    for rank in (0, 1):
+        (path,) = session_logs().glob(f"discovr_demo_rank_{rank:05d}.jsonl")
+        text = path.read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        assert all((line["run"], line["rank"]) == ("demo", rank) for line in lines)
+        assert {"time", "level", "node", "step", "message"} <= lines[0].keys()
+        for line in lines:
+            seen.setdefault(line["step"], []).extend(line.get("clip_ids", []))
+        assert not any(row["uri"] in text for row in rows)
+        assert "labels" not in text
+    assert set(seen) >= set(range(1, 9))
+    assert all(len(seen[step]) % 4 == 0 and set(seen[step]) <= ids for step in range(1, 9))  # 2 ranks x 2 clips
 
 
 def test_the_encoder_works_alone(finished: RunSummary) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -101,6 +102,9 @@ def test_a_submitted_run_trains_and_leaves_its_encoder(
     assert complete_steps(tmp_path / "demo") == [4, 2]
     assert (tmp_path / "demo" / "encoder.safetensors").exists()
     assert "step 4/4" in done.stdout
+    assert re.search(r"^cost     [\d.e-]+ CPU worker-hours, 16 clips", done.stdout, re.MULTILINE)
+    with request(job_server, "/api/train/v2/runs/v1", TOKEN) as answer:  # state tracking is on
+        assert [run["name"] for run in json.load(answer)["train_runs"]] == ["demo"]
 
 
 def test_a_refused_config_fails_the_job(job_server: dict[str, str], echo_manifest: str, tmp_path: Path) -> None:
