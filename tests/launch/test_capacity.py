@@ -69,7 +69,7 @@ def test_the_interval_is_youngs_and_no_shorter_than_an_upload() -> None:
     assert lost_share(120.0, 2.0, 3600.0, 60.0) == pytest.approx(2 / 122 + 120 / 3600)
     around = [lost_share(seconds, 2.0, 3600.0, 60.0) for seconds in (90, 120, 160)]
     assert around[1] == min(around)
-    slow = needs(PAPER, dataclasses.replace(SITE, upload_bytes_per_s=1e6), 8, 1_000_000, 1)
+    slow = needs(PAPER, dataclasses.replace(SITE, upload_bytes_per_s=1e6), 8, 1_000_000, 2)
     step_s = 256 / (8 * 100 * 0.9)
     assert slow.interval_steps == pytest.approx(slow.checkpoint_bytes / 2 / 1e6 / step_s, rel=0.01)
 
