@@ -26,7 +26,7 @@ SOURCES: dict[str, tuple[float, float]] = {
 }
 RAY_MS = 1.5  # CPU of Ray and of handing over, a clip (docs/data.md)
 DECODE_BUSY = 0.9  # share of the time that a decode CPU decodes
-MANIFEST_BYTES = 500  # of a row, in the driver and in the object store (benchmarks/driver_scale.py)
+MANIFEST_BYTES = 202  # of a row, in the object store (benchmarks/driver_scale.py)
 MIN_READ_AHEAD = 256 * 2**20  # as data/stream/feeder.py
 BLOCK_BYTES = 32 * 2**20  # as data/stream/feeder.py
 COPY_BYTES_PER_S = 1.8e9  # of the pause of a save (benchmarks/checkpoint.py: 3.55 GB in 2.0 s)

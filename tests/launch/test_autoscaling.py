@@ -32,7 +32,12 @@ CONFIG: dict[str, Any] = {
     "max_workers": 2,
     "upscaling_speed": 1.0,
     "idle_timeout_minutes": 0.2,
-    "provider": {"type": "fake_multinode", "disable_node_updaters": True, "disable_launch_config_check": True},
+    "provider": {
+        "type": "fake_multinode",
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+        "use_node_id_as_ip": True,  # all nodes have one address, and a dead one must be told from the others
+    },
     "available_node_types": {
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "worker": {"resources": {"CPU": 3}, "node_config": {}, "min_workers": 0, "max_workers": 2},
@@ -80,6 +85,7 @@ class Growing:
         ]  # fmt: skip
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "0"}
+        environment |= {"AUTOSCALER_HEARTBEAT_TIMEOUT_S": "10"}
         with Path(folder, "head.log").open("w") as log:
             self._head = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
 
