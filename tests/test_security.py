@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from discovr_ray import load_encoder
-from discovr_ray.errors import CheckpointError
+from discovr_ray.config import DataConfig
+from discovr_ray.data.clip import load_clip
+from discovr_ray.errors import CheckpointError, ClipError
 from discovr_ray.model.weights import FORMAT
 from discovr_ray.report.run_report import write_report
 from discovr_ray.train import checkpoint
@@ -72,6 +74,20 @@ def test_pickled_samples_in_a_checkpoint_are_left_out_of_the_report(trace: Path,
     checkpoint.seal(str(folder), checkpoint.describe(folder), state)
     write_report(str(tmp_path / "run"))
     assert not trace.exists()
+
+
+def test_a_manifest_that_names_a_private_file_learns_nothing_of_it(tmp_path: Path) -> None:
+    """Absolute paths are allowed. What is no video is quarantined, and the reason holds none of its content."""
+    secret = b"patient: Jane Doe, born 1950-01-01\n" * 40
+    path = tmp_path / "notes.txt"
+    path.write_bytes(secret)
+    row = {"clip_id": "a", "uri": str(path), "num_bytes": len(secret), "sha256": hashlib.sha256(secret).hexdigest()}
+    for kind in ("avi-mjpeg", "dicom", "nifti", "h264"):
+        facts = {"format": kind, "num_frames": 8, "fps": 50.0, "height": 112, "width": 112}
+        with pytest.raises(ClipError) as refused:
+            load_clip({**row, **facts}, DataConfig(num_frames=4), 0.0)
+        assert "Jane" not in str(refused.value)
+        assert "1950" not in str(refused.value)
 
 
 def unpickling_calls(source: str) -> list[str]:

@@ -89,8 +89,9 @@ class _Session:
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, workers=self.world_size))
         self._config = config
         self._task = task
-        self._clips = _clips(config, task.clips_sha256)
-        self._plan = derive_plan(config, self._clips.num_rows)
+        clips = _clips(config, task.clips_sha256)
+        self._plan = derive_plan(config, clips.num_rows)
+        self._clips = clips if self.rank == 0 else clips.schema.empty_table()  # gigabytes at millions
         torch.manual_seed(config.run.seed)
         self._engine = Engine(Student(config), Teacher(config), config, self.world_size, self.device)
         self._log: RunLog | None = None  # rank 0's
