@@ -62,5 +62,9 @@ class CheckpointError(DiscovrError):
     """A checkpoint that is incomplete, damaged or does not fit the configuration."""
 
 
+class FeaturesError(DiscovrError):
+    """Features that cannot be used: of another model or preprocessing, not finite, incomplete or damaged."""
+
+
 class RunExistsError(DiscovrError):
     """A run of this name already exists at the storage path and `run.resume` is off."""
