@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,7 +153,7 @@ def _typed(table: pa.Table, uri: str) -> pa.Table:
 def _check_rows(table: pa.Table, ids: Sequence[str], uri: str) -> None:
     if not ids:
         raise FeaturesError(f"{uri}: holds no video")
-    twice = [one for one, following in zip(ids, ids[1:], strict=False) if one == following]
+    twice = [one for one, following in pairwise(ids) if one == following]
     if twice:
         raise FeaturesError(f"{uri}: clip {twice[0]!r} comes more than once")
     for name in ("model_sha256", "preprocessing_sha256"):
