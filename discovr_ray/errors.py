@@ -66,5 +66,9 @@ class FeaturesError(DiscovrError):
     """Features that cannot be used: of another model or preprocessing, not finite, incomplete or damaged."""
 
 
+class ParityError(DiscovrError):
+    """An exported encoder that does not compute what the original computes."""
+
+
 class RunExistsError(DiscovrError):
     """A run of this name already exists at the storage path and `run.resume` is off."""

@@ -87,6 +87,7 @@ class ModelConfig:
     head_bottleneck: int = 256  # width of the L2-normalised layer before the last
     head_outputs: int = 16384  # L, outputs of the projection heads
     num_prototypes: int = 3000  # K; swept
+    init_from: str = ""  # path or URI of an encoder that student and teacher video encoder start from; "": random
 
 
 # width, depth, heads, MLP ratio: the sizes that ViT papers use under these names

@@ -18,9 +18,9 @@ from discovr_ray.data.manifest import read_manifest, select_clips
 from discovr_ray.data.microbatch import COLUMNS
 from discovr_ray.errors import TooManyBadClipsError
 from discovr_ray.evaluate.embedding import check_manifest_fits, preprocessing_of, source_sha256
-from discovr_ray.evaluate.encoders import open_encoder
 from discovr_ray.evaluate.feature_folder import FAILED_FILE, Failure, FeatureFolder, FolderSettings
 from discovr_ray.evaluate.features import VIDEOS_FILE
+from discovr_ray.exchange.encoders import open_encoder
 from discovr_ray.launch.encode_videos import EmbedOptions, encode_videos
 from discovr_ray.launch.ray_session import ray_session
 from discovr_ray.model.weights import PretrainedEncoder
@@ -58,7 +58,7 @@ def prepare(source: str, manifest: str, output: str, options: EmbedOptions, spli
     """Load the encoder and the manifest, and refuse what can be refused before a video is opened.
 
     Args:
-        source: encoder, as of evaluate.encoders.open_encoder.
+        source: encoder, as of exchange.encoders.open_encoder.
         split: videos of this split; "" takes all.
         seed: of random weights.
     Errors:

@@ -130,10 +130,11 @@ def config_text(config: Config) -> str:
 def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Fields that differ between two configs and must not when a run is continued; one line each."""
     problems = []
+    defaults = _plain(Config().to_dict())
     for section, values in _plain(wanted).items():
         for name, value in values.items():
             key = f"{section}.{name}"
-            old = _plain(stored).get(section, {}).get(name)
+            old = _plain(stored).get(section, {}).get(name, defaults[section][name])  # an older version's config
             free = key in FREE_ON_RESUME or (section in FREE_SECTIONS and key != "run.seed")
             if old != value and not free:
                 problems.append(f"{key} = {value}: the run to be continued has {old}; start a new run to change it")
@@ -149,11 +150,12 @@ def _plain(value: Any) -> Any:
 
 def absolute_paths(config: Config) -> Config:
     """Workers run in other folders: make relative local paths absolute on the driver."""
-    manifest = config.data.manifest
+    manifest, init_from = config.data.manifest, config.model.init_from
     if manifest != "synthetic":
         manifest = storage.absolute(manifest)
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, manifest=manifest),
+        model=dataclasses.replace(config.model, init_from=storage.absolute(init_from) if init_from else ""),
         run=dataclasses.replace(config.run, storage_path=storage.absolute(config.run.storage_path)),
     )

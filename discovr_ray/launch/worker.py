@@ -26,6 +26,7 @@ from discovr_ray.data.stream import ClipFailure, ClipStream, MicroBatch, open_st
 from discovr_ray.errors import CheckpointError, CollapseError, CrashLoopError, NonFiniteError, TooManyBadClipsError
 from discovr_ray.launch.failures import refuse_crash_loop
 from discovr_ray.launch.logs import show_progress
+from discovr_ray.launch.start_weights import load_start_weights
 from discovr_ray.model.discovr import Student, Teacher
 from discovr_ray.model.weights import export_encoder
 from discovr_ray.report.samples import write_samples
@@ -50,6 +51,7 @@ class WorkerTask:
     access: storage.Access  # the driver's
     clips_sha256: str  # manifest.fingerprint of the clips that the driver checked
     stop_flag: Any  # handle of launch.stop.StopFlag
+    init_sha256: str = ""  # EncoderCard.model_sha256 of model.init_from; "": none is needed
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,10 @@ class _Session:
         self._clips = _clips(config, task.clips_sha256)
         self._plan = derive_plan(config, self._clips.num_rows)
         torch.manual_seed(config.run.seed)
-        self._engine = Engine(Student(config), Teacher(config), config, self.world_size, self.device)
+        student = Student(config)
+        if task.init_sha256 and not checkpoint.sealed(task.run_uri):
+            load_start_weights(student, config.model.init_from, task.init_sha256)
+        self._engine = Engine(student, Teacher(config), config, self.world_size, self.device)
         self._log: RunLog | None = None  # rank 0's
         self._gauges: dict[str, Gauge] = {}
         self._sample_batch: MicroBatch | None = None

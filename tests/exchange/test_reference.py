@@ -261,7 +261,7 @@ def test_an_encoder_is_not_overwritten(golden: Golden, tmp_path: Path) -> None:
 
 @pytest.mark.s3
 def test_from_and_to_s3(golden: Golden, s3_server: Any, tmp_path: Path) -> None:
-    from discovr_ray.evaluate.encoders import open_encoder
+    from discovr_ray.exchange.encoders import open_encoder
 
     source = write_pth(tmp_path / "a.pth", reference_state(golden, "video_teacher"), arguments_of(golden))
     storage.put_file(str(source), "s3://bucket/released/a.pth")

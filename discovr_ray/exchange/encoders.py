@@ -6,7 +6,7 @@ from pathlib import Path
 
 from discovr_ray.config import MODEL_SIZES, load_config, preset_names
 from discovr_ray.data import storage
-from discovr_ray.errors import CheckpointError, ConfigError, MissingFileError, StorageError
+from discovr_ray.errors import CheckpointError, ConfigError, MissingFileError
 from discovr_ray.model.vit import video_spec
 from discovr_ray.model.weights import (
     CARD_FILE,
@@ -32,7 +32,8 @@ def open_encoder(source: str, seed: int = 0) -> PretrainedEncoder:
             the same sizes and preparation, and so is random:NAME of a preset or of a model size ("small").
         seed: of random weights.
     Errors:
-        CheckpointError: as of model.weights.load_encoder, also where the storage does not give the files.
+        CheckpointError: as of model.weights.load_encoder.
+        StorageError: the storage does not answer.
         ConfigError: random: and a name that is none.
     """
     if source.startswith(RANDOM):
@@ -49,8 +50,6 @@ def open_encoder(source: str, seed: int = 0) -> PretrainedEncoder:
         return unpack(storage.read_bytes(card), storage.read_bytes(weights), card, weights)
     except MissingFileError as error:
         raise CheckpointError(f"{error}; an encoder is {WEIGHTS_FILE} and {CARD_FILE} in one folder") from error
-    except StorageError as error:
-        raise CheckpointError(str(error)) from error
 
 
 def _card_like(name: str) -> EncoderCard:
