@@ -17,11 +17,11 @@ from discovr_ray.data import storage
 from discovr_ray.data.manifest import read_manifest, select_clips
 from discovr_ray.data.microbatch import COLUMNS
 from discovr_ray.errors import TooManyBadClipsError
-from discovr_ray.evaluate.embedding import check_manifest_fits, preprocessing_of, source_sha256
+from discovr_ray.evaluate.embedding import check_manifest_fits, decode_video, preprocessing_of, source_sha256
 from discovr_ray.evaluate.feature_folder import FAILED_FILE, Failure, FeatureFolder, FolderSettings
 from discovr_ray.evaluate.features import VIDEOS_FILE
 from discovr_ray.exchange.encoders import open_encoder
-from discovr_ray.launch.encode_videos import EmbedOptions, encode_videos
+from discovr_ray.launch.encode_videos import Decode, EmbedOptions, encode_videos
 from discovr_ray.launch.ray_session import ray_session
 from discovr_ray.model.weights import PretrainedEncoder
 
@@ -80,7 +80,7 @@ def prepare(source: str, manifest: str, output: str, options: EmbedOptions, spli
     return Prepared(encoder, clips, sources, folder, options)
 
 
-def carry_out(prepared: Prepared) -> EmbedSummary:
+def carry_out(prepared: Prepared, decode: Decode = decode_video) -> EmbedSummary:
     """Embed what the folder lacks, and write its tables.
 
     Errors:
@@ -96,7 +96,7 @@ def carry_out(prepared: Prepared) -> EmbedSummary:
     reasons: list[str] = []
     if len(missing):
         with ray_session():
-            reasons = encode_videos(encoder, _todo(clips.take(pa.array(missing)), sources), folder, options)
+            reasons = encode_videos(encoder, _todo(clips.take(pa.array(missing)), sources), folder, options, decode)
     ids, splits = (clips[name].take(pa.array(missing)).to_pylist() for name in ("clip_id", "split"))
     failures = [Failure(*item) for item in zip(ids, splits, reasons, strict=True) if item[-1]]
     folder.write_failed(failures)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 
 from discovr_ray.data import storage, watchdog
 from discovr_ray.errors import ConfigError, FeaturesError, StreamError
-from discovr_ray.evaluate.embedding import Decoded, decode_video, embed_clips
+from discovr_ray.evaluate.embedding import Decoded, Preprocessing, decode_video, embed_clips
 from discovr_ray.evaluate.feature_folder import FeatureFolder, FolderSettings
 from discovr_ray.launch.apart import call_apart
 from discovr_ray.launch.blocks import set_up
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 BLOCK_BYTES = 64 * 2**20  # of decoded frames, which one task makes and one part of the table comes from
 MAX_VIDEOS_PER_BLOCK = 64  # so much is done again after a crash
 BLOCKS_PER_WORKER = 8  # where there are few videos, so that nobody waits for the last block
+Decode = Callable[[Mapping[str, Any], Preprocessing], Decoded]  # as decode_video
 LOST = "the process that decoded this video was lost twice (out of memory?)"
 
 
@@ -76,6 +77,7 @@ class _Task:
     per_block: int  # videos
     folder: FeatureFolder
     options: EmbedOptions
+    decode: Decode
     access: storage.Access
     limit_s: float  # watchdog.base_limit_s
     apart: bool = False  # decode each video in a process of its own
@@ -86,7 +88,11 @@ class _Task:
 
 
 def encode_videos(
-    encoder: PretrainedEncoder, videos: pa.Table, folder: FeatureFolder, options: EmbedOptions
+    encoder: PretrainedEncoder,
+    videos: pa.Table,
+    folder: FeatureFolder,
+    options: EmbedOptions,
+    decode: Decode = decode_video,
 ) -> list[str]:
     """Write the features of videos into parts of a folder; for each video "" then, else why it has none.
 
@@ -112,7 +118,8 @@ def encode_videos(
         if not len(missing):
             break
         in_pass = ray.put(videos.take(missing))
-        task = _Task(in_store, in_pass, per_block, folder, options, storage.access(), watchdog.base_limit_s(), apart)
+        limits = storage.access(), watchdog.base_limit_s()
+        task = _Task(in_store, in_pass, per_block, folder, options, decode, *limits, apart)
         num_blocks = math.ceil(len(missing) / per_block)
         # not one block came back of many: most likely no video's fault, so the next loss ends it with its cause
         max_lost = 0 if apart and not answers and num_blocks > 1 else -1
@@ -221,18 +228,19 @@ def _decode_block(block: Mapping[str, Any], task: _Task) -> dict[str, Any]:
 
 
 def _decode(task: _Task, row: Mapping[str, Any]) -> Decoded:
+    arguments = task.decode, row, task.folder.settings.preprocessing
     if not task.apart:
-        return _decode_watched(row, task.folder.settings.preprocessing)
-    outcome = call_apart(_decode_watched, row, task.folder.settings.preprocessing)
+        return _decode_watched(*arguments)
+    outcome = call_apart(_decode_watched, *arguments)
     if outcome.blame == "storage":
         return Decoded(outage=outcome.death)
     return Decoded(reason=outcome.death) if outcome.death else outcome.value
 
 
-def _decode_watched(row: Mapping[str, Any], preprocessing: Any) -> Decoded:
+def _decode_watched(decode: Decode, row: Mapping[str, Any], preprocessing: Preprocessing) -> Decoded:
     with watchdog.end_process_after(watchdog.limit_with_reading_s()):
         try:
-            return decode_video(row, preprocessing)
+            return decode(row, preprocessing)
         except Exception as error:  # the task's boundary: whatever a decoder raises, the other videos go on
             return Decoded(reason=f"{type(error).__name__}: {error}")
 
