@@ -70,5 +70,9 @@ class ParityError(DiscovrError):
     """An exported encoder that does not compute what the original computes."""
 
 
+class EvaluationError(DiscovrError):
+    """Labels, splits or settings that no probe can be trusted with; the message names them and the rule."""
+
+
 class RunExistsError(DiscovrError):
     """A run of this name already exists at the storage path and `run.resume` is off."""
