@@ -1,39 +1,47 @@
-"""What a number must beat: an encoder that has learnt nothing, and the pixels themselves."""
+"""The floor of the pixels: what a probe finds without any encoder. An encoder without training is the other floor."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import save
 from sklearn.decomposition import PCA
+from torch import Tensor, nn
+from torch.nn import functional
 
 from discovr_ray.errors import EvaluationError
 from discovr_ray.evaluate.features import FeatureArray
-from discovr_ray.model.vit import Encoder
-from discovr_ray.model.weights import CARD_FILE, WEIGHTS_FILE, EncoderCard
+from discovr_ray.model.vit import Tokens
+from discovr_ray.model.weights import EncoderCard, PretrainedEncoder
 
-PIXEL_COMPONENTS = 128  # of the principal components
+PIXEL_GRID = (8, 14, 14)  # a clip's frames, rows and columns after averaging
+PIXEL_COMPONENTS = 128  # of the principal components, where there are so many
 
 
-def write_random_encoder(folder: Path, card: EncoderCard, seed: int) -> None:
-    """Write an encoder of the same architecture and preprocessing with weights as they are before training.
+class PixelEncoder(PretrainedEncoder):
+    """In the place of an encoder, so that pixels take the same way as features: a clip, averaged over PIXEL_GRID."""
 
-    The same seed gives the same file, so features of it can be kept.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        state = Encoder(card.encoder).state_dict()
-    weights = save(dict(sorted(state.items())))
-    found = dataclasses.replace(card, step=0, weights_sha256=hashlib.sha256(weights).hexdigest())
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / WEIGHTS_FILE).write_bytes(weights)
-    (folder / CARD_FILE).write_text(json.dumps(dataclasses.asdict(found), indent=2) + "\n")
+    def __init__(self, card: EncoderCard) -> None:
+        """`card`: of the encoder whose clips are wanted; sizes and preparation stay."""
+        nn.Module.__init__(self)
+        width = int(np.prod(PIXEL_GRID))
+        self.card = dataclasses.replace(
+            card,
+            encoder=dataclasses.replace(card.encoder, width=width, depth=0),
+            step=0,
+            config_sha256="",
+            weights_sha256=hashlib.sha256(f"pixels {PIXEL_GRID}".encode()).hexdigest(),
+            origin="pixels, no encoder",
+        )
+        self.register_buffer("mean", torch.zeros(1), persistent=False)  # its device is the encoder's
+
+    def forward(self, clips: Tensor) -> Tokens:
+        """Grey uint8 clips [B, T, H, W] -> pixels from 0 to 1, [B, P], once as CLS and once as the only patch."""
+        pixels = functional.adaptive_avg_pool3d(clips.float() / 255, PIXEL_GRID).flatten(1)
+        return Tokens(pixels, pixels[:, None])
 
 
 def pixel_features(pixels: FeatureArray, train: npt.NDArray[np.intp], seed: int) -> FeatureArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -131,6 +132,11 @@ def chart(slug: str, title: str, note: str, figure: curves.Figure) -> str:
         f'<div class="chart"><h3>{title}</h3><p class="note">{note}</p><div class="plot" id="plot-{slug}"></div>'
         f'<script type="application/json" class="figure" data-target="plot-{slug}">{content}</script></div>'
     )
+
+
+def charts(items: Sequence[curves.Chart]) -> str:
+    drawn = "".join(chart(item.slug, escape(item.title), escape(item.note), item.figure) for item in items)
+    return f'<div class="charts">{drawn}</div>'
 
 
 def _clips(run: RunFiles, clips: list[ClipPicture]) -> str:

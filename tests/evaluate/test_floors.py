@@ -1,8 +1,6 @@
-"""The floors: an encoder before training, and pixels."""
+"""The floor of the pixels."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +8,13 @@ import torch
 
 from discovr_ray.config import load_config
 from discovr_ray.errors import EvaluationError
-from discovr_ray.evaluate.floors import pixel_features, write_random_encoder
+from discovr_ray.evaluate.floors import PixelEncoder, pixel_features
 from discovr_ray.model.vit import video_spec
-from discovr_ray.model.weights import EncoderCard, load_encoder
+from discovr_ray.model.weights import EncoderCard
 
 
 def card() -> EncoderCard:
-    config = load_config("demo", ["data.image_size=32", "model.width=24", "model.depth=2"])
+    config = load_config("demo")
     return EncoderCard(
         encoder=video_spec(config),
         mean=config.data.mean,
@@ -29,20 +27,17 @@ def card() -> EncoderCard:
     )
 
 
-def test_the_random_encoder_is_of_the_same_kind_and_the_same_for_a_seed(tmp_path: Path) -> None:
-    before = torch.random.get_rng_state()
-    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
-        write_random_encoder(tmp_path / name, card(), seed)
-    assert torch.equal(before, torch.random.get_rng_state()), "nobody else's random numbers change"
-    one, same, other = (load_encoder(tmp_path / name) for name in ("one", "same", "other"))
-    assert one.card.encoder == card().encoder
-    assert (one.card.step, one.card.frame_stride) == (0, 4)
-    assert one.card == same.card
-    assert one.card.weights_sha256 != other.card.weights_sha256
-    clips = torch.rand(1, 16, 32, 32)
-    with torch.no_grad():
-        assert torch.equal(one(clips).cls, same(clips).cls)
-        assert not torch.allclose(one(clips).cls, other(clips).cls)
+def test_pixels_take_the_place_of_an_encoder() -> None:
+    """Of 16 frames, pairs are averaged; of 112 pixels, blocks of 8 x 8."""
+    encoder = PixelEncoder(card())
+    clips = torch.randint(256, (2, 16, 112, 112), dtype=torch.uint8)
+    tokens = encoder(clips)
+    assert tokens.cls.shape == (2, encoder.card.encoder.width) == (2, 8 * 14 * 14)
+    assert tokens.cls[1, 14 * 14 + 3] == pytest.approx(clips[1, 2:4, :8, 24:32].double().mean().item() / 255)
+    assert torch.equal(tokens.patches.mean(dim=1), tokens.cls)
+    assert encoder.card.encoder.num_frames == 16, "clips are prepared as for the encoder"
+    assert encoder.card.weights_sha256 == PixelEncoder(card()).card.weights_sha256 != card().weights_sha256
+    assert list(encoder.state_dict()) == []
 
 
 def test_components_are_found_on_training_rows_alone() -> None:
