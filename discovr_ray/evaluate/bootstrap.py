@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,43 +34,55 @@ class Resamples:
 
     counts: npt.NDArray[np.uint16]  # [R, P], how often a draw has each patient
     patient: npt.NDArray[np.intp]  # [n], patient of each video
-    redrawn: int  # draws that were thrown away because a class was missing in them
+    redrawn: int  # draws that were thrown away because no metric exists for them
 
     def __iter__(self) -> Iterator[Weights]:
         """One draw after the other; nothing of [R, n] is held."""
         return (counts[self.patient].astype(np.float64) for counts in self.counts)
 
 
-def draw_patients(
-    patient_ids: npt.NDArray[np.str_], num_resamples: int, seed: int, classes: npt.NDArray[np.int64] | None = None
+def draw_for_classes(
+    patient_ids: npt.NDArray[np.str_], classes: npt.NDArray[np.int64], num_resamples: int, seed: int
 ) -> Resamples:
-    """Draw as many patients as there are, `num_resamples` times.
+    """Draw as many patients as there are, `num_resamples` times, for metrics of a classification.
+
+    A draw in which one of the classes has no video is drawn again, since no recall or ROC curve exists for it;
+    `Resamples.redrawn` counts these. The interval is then that of splits which have every class, as a probe's must.
 
     Args:
-        patient_ids: [n], of each video.
-        classes: [n], class of each video. A draw in which one of them has no video is drawn again, since no recall or
-            ROC curve exists for it; `Resamples.redrawn` counts these. The interval is then that of splits which have
-            every class, as the splits of a probe must have. None: every draw counts.
+        patient_ids, classes: [n], of each video.
     Errors:
         EvaluationError: classes have so few patients that hardly a draw has all.
     """
     patients, patient = np.unique(patient_ids, return_inverse=True)
-    present = _patients_of_classes(patient, classes, len(patients))
-    generator = np.random.default_rng(seed)
-    kept: list[npt.NDArray[np.uint16]] = []
-    missing, redrawn = num_resamples, 0
-    for _ in range(MAX_ROUNDS):
-        drawn = _counts(generator, missing, len(patients))
-        whole = ((drawn @ present) > 0).all(axis=1)
-        kept.append(drawn[whole])
-        missing -= int(whole.sum())
-        redrawn += int((~whole).sum())
-        if not missing:
-            return Resamples(np.concatenate(kept), patient, redrawn)
-    raise EvaluationError(
-        f"no intervals: {redrawn} draws of {len(patients)} patients lacked a class; the rarest class has "
-        f"{int(present.sum(axis=0).min())} patient(s)"
-    )
+    codes = np.unique(classes, return_inverse=True)[1]
+    present = np.zeros((len(patients), int(codes.max()) + 1), np.int64)
+    present[patient, codes] = 1
+    rule = f"has a video of every class; the rarest class has {int(present.sum(axis=0).min())} patient(s)"
+    return _draw(patient, num_resamples, seed, lambda drawn: ((drawn @ present) > 0).all(axis=1), rule)
+
+
+def draw_for_numbers(
+    patient_ids: npt.NDArray[np.str_], values: npt.NDArray[np.float64], num_resamples: int, seed: int
+) -> Resamples:
+    """The same for metrics of a regression: a draw in which all videos have the same value is drawn again, since no R2
+    exists for it.
+
+    Args:
+        patient_ids, values: [n], of each video.
+    Errors:
+        EvaluationError: hardly a draw has two values.
+    """
+    patients, patient = np.unique(patient_ids, return_inverse=True)
+    lowest, highest = np.full(len(patients), np.inf), np.full(len(patients), -np.inf)
+    np.minimum.at(lowest, patient, values)
+    np.maximum.at(highest, patient, values)
+
+    def differ(drawn: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
+        there = drawn > 0
+        return np.where(there, lowest, np.inf).min(axis=1) < np.where(there, highest, -np.inf).max(axis=1)
+
+    return _draw(patient, num_resamples, seed, differ, "has videos of two values")
 
 
 def values_of(metric: Callable[[Weights], float], resamples: Resamples) -> npt.NDArray[np.float64]:
@@ -84,6 +96,29 @@ def estimate(value: float, values: npt.NDArray[np.float64]) -> Estimate:
     return Estimate(float(value), float(low), float(high))
 
 
+def _draw(
+    patient: npt.NDArray[np.intp],
+    num_resamples: int,
+    seed: int,
+    usable: Callable[[npt.NDArray[np.uint16]], npt.NDArray[np.bool_]],
+    rule: str,
+) -> Resamples:
+    """Draws [R, P] that are usable. `rule` says in an error which ones are."""
+    num_patients = int(patient.max()) + 1
+    generator = np.random.default_rng(seed)
+    kept: list[npt.NDArray[np.uint16]] = []
+    missing, redrawn = num_resamples, 0
+    for _ in range(MAX_ROUNDS):
+        drawn = _counts(generator, missing, num_patients)
+        good = usable(drawn)
+        kept.append(drawn[good])
+        missing -= int(good.sum())
+        redrawn += int((~good).sum())
+        if not missing:
+            return Resamples(np.concatenate(kept), patient, redrawn)
+    raise EvaluationError(f"no intervals: of {redrawn} draws of {num_patients} test patients hardly one {rule}")
+
+
 def _counts(generator: np.random.Generator, num_draws: int, num_patients: int) -> npt.NDArray[np.uint16]:
     counts = np.zeros((num_draws, num_patients), np.uint16)
     for row in counts:
@@ -91,13 +126,3 @@ def _counts(generator: np.random.Generator, num_draws: int, num_patients: int) -
             np.uint16
         )
     return counts
-
-
-def _patients_of_classes(
-    patient: npt.NDArray[np.intp], classes: npt.NDArray[Any] | None, num_patients: int
-) -> npt.NDArray[np.int64]:
-    """[P, C], 1 where a patient has a video of the class; one class of all where none are given."""
-    codes = np.zeros(len(patient), np.int64) if classes is None else np.unique(classes, return_inverse=True)[1]
-    present = np.zeros((num_patients, int(codes.max()) + 1), np.int64)
-    present[patient, codes] = 1
-    return present

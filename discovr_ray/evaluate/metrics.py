@@ -65,12 +65,17 @@ def class_metrics(answers: ClassPredictions) -> dict[str, Metric]:
 
 
 def number_metrics(answers: NumberPredictions) -> dict[str, Metric]:
-    """mae, rmse (in the label's unit) and r2."""
-    truth, predicted = answers
+    """mae, rmse (in the label's unit) and r2, which needs two different values among the weighted ones."""
+    truth, errors = answers.truth, answers.predicted - answers.truth
+
+    def r2(weights: Weights | None) -> float:
+        spread = np.average((truth - np.average(truth, weights=weights)) ** 2, weights=weights)
+        return float(1 - np.average(errors**2, weights=weights) / spread)
+
     return {
-        "mae": lambda weights: float(metrics.mean_absolute_error(truth, predicted, sample_weight=weights)),
-        "rmse": lambda weights: float(metrics.root_mean_squared_error(truth, predicted, sample_weight=weights)),
-        "r2": lambda weights: float(metrics.r2_score(truth, predicted, sample_weight=weights)),
+        "mae": lambda weights: float(np.average(np.abs(errors), weights=weights)),
+        "rmse": lambda weights: float(np.average(errors**2, weights=weights) ** 0.5),
+        "r2": r2,
     }
 
 

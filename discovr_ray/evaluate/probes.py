@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from discovr_ray.evaluate.anomaly import anomalies
-from discovr_ray.evaluate.bootstrap import Resamples, draw_patients
+from discovr_ray.evaluate.bootstrap import Resamples, draw_for_classes, draw_for_numbers
 from discovr_ray.evaluate.few_labels import Few, few_labels
 from discovr_ray.evaluate.knn import knn
 from discovr_ray.evaluate.linear import linear_probe
@@ -55,7 +54,7 @@ def run_knn(problem: Problem, settings: ProbeSettings) -> ClassResult:
 
 def run_anomaly(problem: Problem, settings: ProbeSettings) -> ClassResult:
     found = anomalies(problem, settings.anomaly_neighbours)
-    draws = draw_patients(problem.test.patient_ids, settings.draws, settings.seed, found.answers.truth)
+    draws = draw_for_classes(problem.test.patient_ids, found.answers.truth, settings.draws, settings.seed)
     notes = [f"bank: {found.num_normal} normal videos of the training split"]
     chosen = {"threshold": found.threshold}
     names = [problem.classes[0], f"not {problem.classes[0]}"]
@@ -139,12 +138,8 @@ def _few_result(found: Sequence[Few], metrics: dict[str, list[Metric]], draws: R
 
 
 def _class_draws(problem: Problem, settings: ProbeSettings) -> Resamples:
-    return draw_patients(problem.test.patient_ids, settings.draws, settings.seed, _codes(problem))
+    return draw_for_classes(problem.test.patient_ids, problem.test.y, settings.draws, settings.seed)
 
 
 def _number_draws(problem: Problem, settings: ProbeSettings) -> Resamples:
-    return draw_patients(problem.test.patient_ids, settings.draws, settings.seed)
-
-
-def _codes(problem: Problem) -> npt.NDArray[np.int64]:
-    return np.asarray(problem.test.y, np.int64)
+    return draw_for_numbers(problem.test.patient_ids, problem.test.y, settings.draws, settings.seed)

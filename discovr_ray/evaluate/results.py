@@ -33,7 +33,7 @@ class ClassResult:
     confusion: list[list[int]]  # rows are true classes
     chosen: dict[str, float]  # on the validation split
     validation: dict[str, float]  # what the choice was made from
-    redrawn: int  # draws of patients that lacked a class and were drawn again
+    redrawn: int  # draws of patients that lacked a class
     notes: list[str]  # what a reader must know
     clip_ids: list[str]
     truth: list[int]
@@ -50,7 +50,7 @@ class NumberResult:
     agreement: Agreement
     chosen: dict[str, float]
     validation: dict[str, float]
-    notes: list[str]
+    redrawn: int  # draws of patients that were all alike
     clip_ids: list[str]
     truth: list[float]
     predicted: list[float]
@@ -106,7 +106,6 @@ def number_result(
     draws: Resamples,
     chosen: Mapping[str, float] | None = None,
     validation: Mapping[str, float] | None = None,
-    notes: Sequence[str] = (),
 ) -> NumberResult:
     """Metrics of answers, with intervals over `draws` of the test patients."""
     return NumberResult(
@@ -115,7 +114,7 @@ def number_result(
         agreement=bland_altman(answers),
         chosen=dict(chosen or {}),
         validation=dict(validation or {}),
-        notes=list(notes),
+        redrawn=draws.redrawn,
         clip_ids=list(clip_ids),
         truth=np.round(answers.truth, DIGITS).tolist(),
         predicted=np.round(answers.predicted, DIGITS).tolist(),

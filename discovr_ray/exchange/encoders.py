@@ -1,4 +1,4 @@
-"""The encoder that a job names: exported, imported or random, on any storage."""
+"""The encoder that a job names: exported, imported, random or none but pixels, on any storage."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from discovr_ray.config import MODEL_SIZES, load_config, preset_names
 from discovr_ray.data import storage
 from discovr_ray.errors import CheckpointError, ConfigError, MissingFileError
+from discovr_ray.exchange.pixels import PixelEncoder
 from discovr_ray.model.vit import video_spec
 from discovr_ray.model.weights import (
     CARD_FILE,
@@ -22,6 +23,7 @@ from discovr_ray.model.weights import (
 )
 
 RANDOM = "random:"
+PIXELS = "pixels:"
 
 
 def open_encoder(source: str, seed: int = 0) -> PretrainedEncoder:
@@ -29,15 +31,18 @@ def open_encoder(source: str, seed: int = 0) -> PretrainedEncoder:
 
     Args:
         source: a folder or encoder.safetensors, local or remote; `random:` in front of one is an untrained encoder of
-            the same sizes and preparation, and so is random:NAME of a preset or of a model size ("small").
+            the same sizes and preparation, and so is random:NAME of a preset or of a model size ("small"). `pixels:` in
+            front of the same gives averaged pixels in place of features.
         seed: of random weights.
     Errors:
         CheckpointError: as of model.weights.load_encoder.
         StorageError: the storage does not answer.
-        ConfigError: random: and a name that is none.
+        ConfigError: random: or pixels: and a name that is none.
     """
     if source.startswith(RANDOM):
-        return random_encoder(_card_like(source.removeprefix(RANDOM)), seed)
+        return random_encoder(_card_like(source, RANDOM), seed)
+    if source.startswith(PIXELS):
+        return PixelEncoder(_card_like(source, PIXELS)).eval()
     if not storage.is_remote(source):
         return load_encoder(Path(storage.absolute(source)))
     folder = source.rpartition("/")[0] if source.endswith(".safetensors") else source
@@ -52,7 +57,8 @@ def open_encoder(source: str, seed: int = 0) -> PretrainedEncoder:
         raise CheckpointError(f"{error}; an encoder is {WEIGHTS_FILE} and {CARD_FILE} in one folder") from error
 
 
-def _card_like(name: str) -> EncoderCard:
+def _card_like(source: str, prefix: str) -> EncoderCard:
+    name = source.removeprefix(prefix)
     if name in preset_names() or name in MODEL_SIZES:
         config = load_config(name) if name in preset_names() else load_config("paper_vit_base", [f"model.size={name}"])
         return make_card(video_spec(config), config.data, b"")
@@ -60,5 +66,5 @@ def _card_like(name: str) -> EncoderCard:
         return open_encoder(name).card
     except CheckpointError as error:
         known = ", ".join([*preset_names(), *MODEL_SIZES])
-        problem = f"encoder {RANDOM}{name}: neither a preset or size ({known}) nor an encoder: {error}"
+        problem = f"encoder {source}: neither a preset or size ({known}) nor an encoder: {error}"
         raise ConfigError([problem]) from error

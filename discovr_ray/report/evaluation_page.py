@@ -59,8 +59,10 @@ def evaluation_page(
 
 def _header(evaluation: Evaluation) -> str:
     rows, subject = evaluation.questions.rows, evaluation.subject
+    classes = evaluation.questions.classes
+    normal = "" if classes.normal is None else f" (normal: {classes.names[classes.normal]})"
     items = [
-        ("Classes", ", ".join(evaluation.questions.classes.names)),
+        ("Classes", ", ".join(classes.names) + normal),
         ("Training videos", f"{len(rows.train):,}"),
         ("Validation videos", f"{len(rows.val):,}"),
         ("Test videos", f"{len(rows.test):,}"),

@@ -23,7 +23,7 @@ from discovr_ray.report.probe_charts import (
     roc_figure,
     scatter_figure,
 )
-from discovr_ray.report.probe_text import METRICS, is_better, is_clearly_better, number, with_interval
+from discovr_ray.report.probe_text import METRICS, is_better, is_clearly_better, number, of_paper, with_interval
 from discovr_ray.report.section import Section, Table
 
 CLASS_METRICS = ("macro_f1", "balanced_accuracy", "auroc", "average_precision")
@@ -39,31 +39,38 @@ MAIN = (
 
 def summary(evaluation: Evaluation) -> Section:
     """Whether the encoder is better than what has learnt nothing, and its main numbers beside the paper's."""
-    findings, rows = [], []
-    for probe, title, main in MAIN:
-        found: Mapping[str, ClassResult | NumberResult] = {
-            **evaluation.of(probe, ClassResult),
-            **evaluation.of(probe, NumberResult),
-        }
-        if not found:
-            continue
-        findings.append(_against_floors(title, main, {model: item.metrics[main] for model, item in found.items()}))
-        for metric in _metrics_of(probe):
-            paper = reported(probe, metric)
-            cells = [with_interval(found[model].metrics[metric], metric) for model in MODELS]
-            rows.append([title, METRICS[metric].title, *cells, number(paper.value, metric) if paper else ""])
+    findings = [
+        _against_floors(title, main, {model: result.metrics[main] for model, result in found.items()})
+        for probe, title, main in MAIN
+        if (found := _results_of(evaluation, probe))
+    ]
     order: list[Level] = ["bad", "watch", "good"]
     findings.sort(key=lambda item: order.index(item.level))
     skipped = [f"Not asked: {probe}, because {reason}." for probe, reason in evaluation.questions.skipped.items()]
-    table = Table(
+    lead = "Test split. What the encoder has learnt is what it is better at than random weights and plain pixels."
+    return Section("summary", "What it has learnt", [lead, *skipped], findings, [main_table(evaluation)])
+
+
+def main_table(evaluation: Evaluation) -> Table:
+    """Every metric of the main probes, of all models, beside the paper's."""
+    rows = []
+    for probe, title, _ in MAIN:
+        found = _results_of(evaluation, probe)
+        for metric in _metrics_of(probe) if found else ():
+            paper = reported(probe, metric)
+            cells = [with_interval(found[model].metrics[metric], metric) for model in MODELS]
+            rows.append([title, METRICS[metric].title, *cells, of_paper(paper.value, metric) if paper else ""])
+    return Table(
         ["Probe", "Metric", *MODELS.values(), "paper, EchoNet-Dynamic"],
         rows,
         numbers=frozenset({2, 3, 4, 5}),
         note="In brackets 95 % intervals over test patients. The paper's numbers can be compared only where the "
         "manifest is that data set, with its own splits and the paper's classes.",
     )
-    lead = "Test split. What the encoder has learnt is what it is better at than random weights and plain pixels."
-    return Section("summary", "What it has learnt", [lead, *skipped], findings, [table])
+
+
+def _results_of(evaluation: Evaluation, probe: str) -> Mapping[str, ClassResult | NumberResult]:
+    return {**evaluation.of(probe, ClassResult), **evaluation.of(probe, NumberResult)}
 
 
 def classification(evaluation: Evaluation, probe: str, title: str, paragraphs: Sequence[str]) -> list[Section]:
@@ -97,12 +104,13 @@ def regression(evaluation: Evaluation) -> list[Section]:
     mean = evaluation.of("mean", NumberResult)[NO_FEATURES]
     rows.append(["training mean", "none", *(with_interval(mean.metrics[metric], metric) for metric in NUMBER_METRICS)])
     titles = [METRICS[metric].title for metric in NUMBER_METRICS]
+    redrawn = f"Draws of patients that were all alike and were drawn again: {mean.redrawn}." if mean.redrawn else ""
     paragraphs = [
         f"{name} of the test videos, {unit}. The last row guesses the mean of the training split for everybody. "
         f"Chosen on the validation split: {_chosen(encoder)}."
     ]
     tables = [
-        Table(["Features", "Head", *titles], rows, frozenset({2, 3, 4})),
+        Table(["Features", "Head", *titles], rows, frozenset({2, 3, 4}), note=redrawn),
         _range_table(encoder, unit),
         _agreement_table(found, unit),
     ]
@@ -146,7 +154,8 @@ def few_labels(evaluation: Evaluation) -> list[Section]:
         return []
     lead = (
         f"Shares of the training patients, {evaluation.settings.few_label_seeds} draws each; a share is part of the "
-        "next larger one. The validation split, which chooses the regularisation, stays whole."
+        "next larger one. Intervals are those of the mean over draws, over test patients. The validation split, which "
+        "chooses the regularisation, stays whole."
     )
     return [Section("few-labels", "With few labels", [lead], (), tables, charts)]
 
@@ -197,7 +206,7 @@ def _metric_table(found: Mapping[str, ClassResult], metrics: Sequence[str]) -> T
     notes = [f"{MODELS[model]}: {note}" for model, result in found.items() for note in result.notes]
     redrawn = max(result.redrawn for result in found.values())
     if redrawn:
-        notes.append(f"{redrawn} draws of patients lacked a class and were drawn again")
+        notes.append(f"draws of patients that lacked a class and were drawn again: {redrawn}")
     head = ["Features", *(METRICS[metric].title for metric in metrics), "Chosen on validation"]
     return Table(head, rows, frozenset(range(1, len(metrics) + 1)), note="; ".join(notes) + "." if notes else "")
 

@@ -30,7 +30,13 @@ METRICS = {
 
 def number(value: float, metric: str) -> str:
     shown = METRICS[metric]
-    return format(shown.scale * value, shown.form)
+    digits = int(shown.form[1])
+    return format(round(shown.scale * value, digits) + 0.0, shown.form)  # + 0.0: no minus before a zero
+
+
+def of_paper(value: float, metric: str) -> str:
+    """With the digits that the paper gives."""
+    return f"{METRICS[metric].scale * value:.4g}"
 
 
 def with_interval(found: Estimate, metric: str) -> str:

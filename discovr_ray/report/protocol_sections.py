@@ -7,14 +7,14 @@ import json
 from discovr_ray.evaluate.evaluation import Evaluation
 from discovr_ray.evaluate.paper import OPEN, REPORTED
 from discovr_ray.evaluate.results import to_plain
-from discovr_ray.report.probe_text import METRICS, number
+from discovr_ray.report.probe_text import METRICS, of_paper
 from discovr_ray.report.section import Section, Table
 
 
 def protocol() -> Section:
     """All of the paper's numbers, and what it leaves open."""
     numbers = [
-        [item.probe, item.data_set, METRICS[item.metric].title, number(item.value, item.metric), item.about]
+        [item.probe, item.data_set, METRICS[item.metric].title, of_paper(item.value, item.metric), item.about]
         for item in REPORTED
     ]
     tables = [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
-from discovr_ray.evaluate.bootstrap import draw_patients
+from discovr_ray.evaluate.bootstrap import draw_for_classes, draw_for_numbers
 from discovr_ray.evaluate.metrics import (
     ClassPredictions,
     NumberPredictions,
@@ -87,7 +87,7 @@ def test_intervals_hold_the_value_and_shrink_with_patients() -> None:
     for copies in (4, 40):
         truth, predicted = np.tile(TRUTH, copies), np.tile(BINARY.predicted, copies)
         answers = ClassPredictions(truth, predicted, np.tile(BINARY.scores, (copies, 1)))
-        draws = draw_patients(np.arange(5 * copies).astype(str), 200, seed=0, classes=truth)
+        draws = draw_for_classes(np.arange(5 * copies).astype(str), truth, 200, seed=0)
         found = with_intervals(class_metrics(answers), draws)
         assert all(item.low < item.value < item.high for item in found.values())
         widths.append(found["balanced_accuracy"].high - found["balanced_accuracy"].low)
@@ -95,7 +95,7 @@ def test_intervals_hold_the_value_and_shrink_with_patients() -> None:
 
 
 def test_the_mean_over_seeds_has_one_interval() -> None:
-    draws = draw_patients(np.arange(5).astype(str), 100, seed=0)
+    draws = draw_for_numbers(np.arange(5).astype(str), TRUTH.astype(float), 100, seed=0)
     right = NumberPredictions(TRUTH.astype(float), TRUTH.astype(float))
     wrong = NumberPredictions(TRUTH.astype(float), TRUTH + 2.0)
     found = mean_with_interval([number_metrics(answers)["mae"] for answers in (right, wrong)], draws)
