@@ -59,7 +59,7 @@ def draw_for_classes(
     present = np.zeros((len(patients), int(codes.max()) + 1), np.int64)
     present[patient, codes] = 1
     rule = f"has a video of every class; the rarest class has {int(present.sum(axis=0).min())} patient(s)"
-    return _draw(patient, num_resamples, seed, lambda drawn: ((drawn @ present) > 0).all(axis=1), rule)
+    return _draw(patient, num_resamples, seed, lambda drawn: np.asarray(((drawn @ present) > 0).all(axis=1)), rule)
 
 
 def draw_for_numbers(
@@ -80,7 +80,8 @@ def draw_for_numbers(
 
     def differ(drawn: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
         there = drawn > 0
-        return np.where(there, lowest, np.inf).min(axis=1) < np.where(there, highest, -np.inf).max(axis=1)
+        low, high = np.where(there, lowest, np.inf), np.where(there, highest, -np.inf)
+        return np.asarray(low.min(axis=1) < high.max(axis=1))
 
     return _draw(patient, num_resamples, seed, differ, "has videos of two values")
 
