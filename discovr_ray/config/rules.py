@@ -70,6 +70,10 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "health.max_entropy_share": (0, 1),
     "health.spike_factor": (1, None),
     "health.spike_window_steps": (2, None),
+    "probe.every_steps": (0, None),
+    "probe.k": (1, None),
+    "probe.max_train": (2, None),
+    "probe.max_val": (2, None),
     "run.seed": (0, 2**63 - 1),  # a 64-bit word of randomness.hash_words
     "run.workers": (1, None),
     "run.resize_interval_s": (1, None),
@@ -93,6 +97,7 @@ ABOVE_ZERO = (
     "loss.scd_temperature",
     "loss.sinkhorn_epsilon",
     "optim.eps",
+    "probe.temperature",
 )
 BELOW_ONE = ("optim.beta1", "optim.beta2")  # AdamW divides by 1 - beta
 
@@ -166,6 +171,8 @@ def _check_values(config: Config) -> list[str]:
         problems.append(f"checkpoint.local_folder = {folder!r}: must be an absolute path on the workers' own disks")
     if loss.w_vid == loss.w_img == loss.w_scd == 0:
         problems.append("loss.w_vid = loss.w_img = loss.w_scd = 0: at least one must be above 0")
+    if config.probe.every_steps > 0 and not config.probe.label:
+        problems.append(f"probe.label = '': must name a label where probe.every_steps = {config.probe.every_steps}")
     if 0 < config.run.hang_timeout_s <= config.storage.outage_patience_s:
         problems.append(
             f"run.hang_timeout_s = {config.run.hang_timeout_s:g}: must be 0 or above storage.outage_patience_s = "

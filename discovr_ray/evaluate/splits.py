@@ -65,7 +65,7 @@ def split_rows(videos: Videos, has_target: npt.NDArray[np.bool_]) -> Rows:
         EvaluationError: a patient without id or in two splits, or a split without a video. All rows count for the
             patients, also those without a target.
     """
-    _check_patients(videos)
+    check_patients(videos)
     codes = np.array(videos.splits, np.str_)
     known = np.isin(codes, SPLITS)
     left_out = {
@@ -115,7 +115,12 @@ def pose(videos: Videos, x: FeatureArray, y: npt.NDArray[Any], rows: Rows, class
     return Problem(train, val, test, classes.names if classes else (), bool(classes and classes.normal is not None))
 
 
-def _check_patients(videos: Videos) -> None:
+def check_patients(videos: Videos) -> None:
+    """Refuse patients that cross splits.
+
+    Errors:
+        EvaluationError: a video without patient, or a patient in two splits; names one.
+    """
     splits: dict[str, set[str]] = defaultdict(set)
     for clip_id, patient, split in zip(videos.clip_ids, videos.patient_ids, videos.splits, strict=True):
         if not patient:

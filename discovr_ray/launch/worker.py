@@ -26,6 +26,7 @@ from discovr_ray.data.stream import ClipFailure, ClipStream, MicroBatch, open_st
 from discovr_ray.errors import CheckpointError, CollapseError, CrashLoopError, NonFiniteError, TooManyBadClipsError
 from discovr_ray.launch.failures import refuse_crash_loop
 from discovr_ray.launch.logs import show_progress
+from discovr_ray.launch.online_probe import OnlineProbe
 from discovr_ray.launch.start_weights import load_start_weights
 from discovr_ray.model.discovr import Student, Teacher
 from discovr_ray.model.weights import export_encoder
@@ -99,6 +100,7 @@ class _Session:
         self._log: RunLog | None = None  # rank 0's
         self._gauges: dict[str, Gauge] = {}
         self._sample_batch: MicroBatch | None = None
+        self._probe: OnlineProbe | None = None
 
     def run(self) -> WorkerResult:
         config, plan = self._config, self._plan
@@ -166,6 +168,11 @@ class _Session:
             if name not in self._gauges:
                 self._gauges[name] = Gauge(f"discovr_{name}", f"{name} of the last logged step", tag_keys=("run",))
             self._gauges[name].set(value, tags={"run": self._config.run.name})
+
+    def probe(self, step: int) -> dict[str, float]:
+        if self._probe is None:
+            self._probe = OnlineProbe(self._config)
+        return self._probe.figures(self._engine)
 
     def quarantine(self, step: int, failures: Sequence[ClipFailure]) -> None:
         assert self._log is not None

@@ -53,6 +53,14 @@ LOSSES = (
         (Curve("loss_vid", "video"), Curve("loss_img", "image"), Curve("loss_scd", "clusters")),
     ),
 )
+LEARNT = (
+    Panel(
+        "knn",
+        "Zero-shot kNN on the validation split",
+        "Balanced accuracy; the nearest training videos vote. Without knowledge it is 1 over the number of classes.",
+        (Curve("knn_balanced_accuracy", "balanced accuracy"),),
+    ),
+)
 COLLAPSE = (
     Panel(
         "feature-std",
@@ -116,14 +124,15 @@ AXIS = {"gridcolor": "#e8ecf0", "linecolor": "#c4ccd4", "zeroline": False, "auto
 
 def figure(run: RunFiles, panel: Panel) -> Figure:
     """The panel's curves over optimiser steps; a value that was not a number leaves a gap."""
-    steps = [record["step"] for record in run.metrics]
+    records = [record for record in run.metrics if any(curve.key in record for curve in panel.curves)]
+    steps = [record["step"] for record in records]
     data: list[Figure] = [
         {
             "type": "scatter",
             "mode": "lines+markers" if len(steps) < 40 else "lines",
             "name": curve.label,
             "x": steps,
-            "y": [_number(record.get(curve.key)) for record in run.metrics],
+            "y": [_number(record.get(curve.key)) for record in records],
             "line": {"color": colour, "width": 2},
             "marker": {"size": 4},
             "hovertemplate": "step %{x}: %{y:.4g}",
