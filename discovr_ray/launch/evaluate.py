@@ -14,9 +14,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -38,6 +38,7 @@ from discovr_ray.launch.encode_videos import EmbedOptions
 from discovr_ray.launch.ray_session import ray_session
 from discovr_ray.report.cases import case_sections
 from discovr_ray.report.evaluation_page import evaluation_page
+from discovr_ray.report.section import Section
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,13 @@ class Prepared(NamedTuple):
     settings: ProbeSettings
     clips: pa.Table  # manifest rows
     embeddings: dict[str, embed.Prepared]  # model -> what is to be embedded
+
+
+class Further(NamedTuple):
+    """Something else to evaluate, such as segmentation: plain values for results.json, and sections for the page."""
+
+    name: str
+    run: Callable[[Prepared], tuple[Mapping[str, Any], Sequence[Section]]]
 
 
 class EvaluationSummary(NamedTuple):
@@ -94,9 +102,11 @@ def prepare(manifest: str, encoder: str, output: str, settings: ProbeSettings, o
     return Prepared(encoder, manifest, output, settings, clips, embeddings)
 
 
-def carry_out(prepared: Prepared) -> EvaluationSummary:
+def carry_out(prepared: Prepared, further: Sequence[Further] = ()) -> EvaluationSummary:
     """Embed what is not embedded, ask what is not answered, and write results and page.
 
+    Args:
+        further: run after the probes, in this order.
     Errors:
         As of launch.embed.carry_out, and EvaluationError where the videos without features leave too few of a class.
         What is done stays done.
@@ -121,10 +131,13 @@ def carry_out(prepared: Prepared) -> EvaluationSummary:
         place_rows=rows,
         versions=library_versions(),
     )
+    found = {item.name: item.run(prepared) for item in further}
+    sections = [section for _, parts in found.values() for section in parts]
     cases = case_sections(evaluation, prepared.clips)
-    page = evaluation_page(evaluation, cases, [], datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    page = evaluation_page(evaluation, cases, sections, datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     storage.write_bytes(report_uri, page.encode())
-    storage.write_bytes(results_uri, (json.dumps(evaluation.to_plain(), indent=1, allow_nan=False) + "\n").encode())
+    plain = {**evaluation.to_plain(), "further": {name: to_plain(values) for name, (values, _) in found.items()}}
+    storage.write_bytes(results_uri, (json.dumps(plain, indent=1, allow_nan=False) + "\n").encode())
     return EvaluationSummary(evaluation, results_uri, report_uri)
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from discovr_ray.config import load_config
 from discovr_ray.data.manifest import read_labels, read_manifest, write_manifest
 from discovr_ray.errors import EvaluationError, FeaturesError
+from discovr_ray.evaluate.bootstrap import Estimate
 from discovr_ray.evaluate.features import read_features
 from discovr_ray.evaluate.floors import pixel_features
 from discovr_ray.evaluate.probes import run_knn, run_ridge
@@ -31,9 +32,10 @@ from discovr_ray.evaluate.settings import ProbeSettings
 from discovr_ray.evaluate.splits import Videos
 from discovr_ray.evaluate.targets import ClassRule
 from discovr_ray.launch.encode_videos import EmbedOptions
-from discovr_ray.launch.evaluate import EvaluationSummary, evaluate, prepare
+from discovr_ray.launch.evaluate import EvaluationSummary, Further, Prepared, carry_out, evaluate, prepare
 from discovr_ray.model.discovr import Teacher
 from discovr_ray.model.weights import export_encoder
+from discovr_ray.report.section import Section
 
 OPTIONS = EmbedOptions(clips_per_video=2, workers=1)
 SETTINGS = ProbeSettings(ClassRule("abnormal"), k=5, resamples=100, few_label_seeds=2)
@@ -140,6 +142,19 @@ def test_the_same_command_computes_nothing_twice(done: Done, caplog: pytest.LogC
     assert all(line.endswith(", kept") for line in asked)
     assert "24 videos, 24 of them already embedded" in caplog.text
     assert results(done) == before
+
+
+@pytest.mark.ray
+def test_whatever_else_is_evaluated_stands_in_both_files(done: Done) -> None:
+    def run(prepared: Prepared) -> tuple[dict[str, Any], list[Section]]:
+        assert prepared.clips.num_rows == 24
+        return {"dice": Estimate(0.8, 0.7, float("nan"))}, [Section("masks", "Masks & borders", ["As drawn."])]
+
+    carry_out(prepare(done.manifest, done.encoder, str(done.output), SETTINGS, OPTIONS), [Further("segmentation", run)])
+    assert results(done)["further"] == {"segmentation": {"dice": {"value": 0.8, "low": 0.7, "high": None}}}
+    assert "Masks &amp; borders" in text_and_pictures(done.output / "report.html")[0]
+    evaluate(done.manifest, done.encoder, str(done.output), SETTINGS, OPTIONS)
+    assert results(done)["further"] == {}
 
 
 @pytest.mark.ray
