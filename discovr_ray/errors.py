@@ -62,5 +62,17 @@ class CheckpointError(DiscovrError):
     """A checkpoint that is incomplete, damaged or does not fit the configuration."""
 
 
+class FeaturesError(DiscovrError):
+    """Features that cannot be used: of another model or preprocessing, not finite, incomplete or damaged."""
+
+
+class ParityError(DiscovrError):
+    """An exported encoder that does not compute what the original computes."""
+
+
+class EvaluationError(DiscovrError):
+    """Labels, splits or settings that no probe can be trusted with; the message names them and the rule."""
+
+
 class RunExistsError(DiscovrError):
     """A run of this name already exists at the storage path and `run.resume` is off."""

@@ -27,6 +27,7 @@ LAYERS = {
     "discovr_ray.objective": 1,
     "discovr_ray.train": 3,
     "discovr_ray.evaluate": 3,
+    "discovr_ray.exchange": 3,
     "discovr_ray.launch": 4,
     "discovr_ray.report": 4,
     "jobs": 5,

@@ -72,6 +72,10 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "health.max_entropy_share": (0, 1),
     "health.spike_factor": (1, None),
     "health.spike_window_steps": (2, None),
+    "probe.every_steps": (0, None),
+    "probe.k": (1, None),
+    "probe.max_train": (2, None),
+    "probe.max_val": (2, None),
     "run.seed": (0, 2**63 - 1),  # a 64-bit word of randomness.hash_words
     "run.workers": (1, None),
     "run.resize_interval_s": (1, None),
@@ -96,6 +100,7 @@ ABOVE_ZERO = (
     "loss.scd_temperature",
     "loss.sinkhorn_epsilon",
     "optim.eps",
+    "probe.temperature",
 )
 LABEL_VALUE = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"  # Ray's own rule, without its operators such as !in()
 LABEL_KEY = rf"({LABEL_VALUE}/)?{LABEL_VALUE}"
@@ -190,6 +195,8 @@ def _check_values(config: Config) -> list[str]:
         problems.append(f"checkpoint.local_folder = {folder!r}: must be an absolute path on the workers' own disks")
     if loss.w_vid == loss.w_img == loss.w_scd == 0:
         problems.append("loss.w_vid = loss.w_img = loss.w_scd = 0: at least one must be above 0")
+    if config.probe.every_steps > 0 and not config.probe.label:
+        problems.append(f"probe.label = '': must name a label where probe.every_steps = {config.probe.every_steps}")
     if 0 < config.run.hang_timeout_s <= config.storage.outage_patience_s:
         problems.append(
             f"run.hang_timeout_s = {config.run.hang_timeout_s:g}: must be 0 or above storage.outage_patience_s = "

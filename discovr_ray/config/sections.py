@@ -88,6 +88,7 @@ class ModelConfig:
     head_bottleneck: int = 256  # width of the L2-normalised layer before the last
     head_outputs: int = 16384  # L, outputs of the projection heads
     num_prototypes: int = 3000  # K; swept
+    init_from: str = ""  # path or URI of an encoder that student and teacher video encoder start from; "": random
 
 
 # width, depth, heads, MLP ratio: the sizes that ViT papers use under these names
@@ -193,6 +194,21 @@ class HealthConfig:
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """The kNN probe while training runs, on labelled videos: bank from TRAIN, queries from VAL (docs/evaluate.md)."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    every_steps: int = 0  # optimiser steps from one probe to the next, and one at the end; 0: never
+    label: str = ""  # label of the manifest whose values are the classes
+    manifest: str = ""  # path or URI of a manifest with the labelled videos; "": data.manifest
+    k: int = 20  # nearest videos that vote
+    temperature: float = 0.07  # of the votes; lower counts the nearest more
+    max_train: int = 512  # videos of the bank; they stay in the workers' memory, uint8, each worker its share
+    max_val: int = 256  # videos that are asked
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Name, place and resources of the run."""
 
@@ -240,6 +256,7 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:

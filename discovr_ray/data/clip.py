@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from discovr_ray.config import DataConfig
 from discovr_ray.data import storage
 from discovr_ray.data.decode import decode_frames
-from discovr_ray.data.formats.reader import Frames
+from discovr_ray.data.formats.reader import Frames, Indices
 from discovr_ray.data.outage import read_part_through_outage
 from discovr_ray.data.window import choose_window
 from discovr_ray.errors import ClipError, MissingFileError
@@ -37,12 +37,16 @@ def load_clip(row: Mapping[str, Any], data: DataConfig, position: float) -> Clip
         StorageError: the storage did not answer for minutes, which is no clip's fault.
     """
     window = choose_window(row["num_frames"], row["fps"], data, position)
+    return Clip(load_frames(row, data, window.indices), window.num_padded)
+
+
+def load_frames(row: Mapping[str, Any], data: DataConfig, indices: Indices) -> Frames:
+    """These source frames of one clip, in any order: [n] -> [n, S, S], read once; arguments and errors as load_clip."""
     content = read_checked(row)
-    frames = decode_frames(content, row["format"], window.indices, row["num_frames"], data.decoder)
+    frames = decode_frames(content, row["format"], indices, row["num_frames"], data.decoder)
     if frames.shape[1:] != (row["height"], row["width"]):
         raise ClipError(f"frames of {frames.shape[1:]} pixels, {(row['height'], row['width'])} expected")
-    frames = keep_echo(frames, row.get("region"), row.get("sector"))
-    return Clip(resize_frames(frames, data.image_size), window.num_padded)
+    return resize_frames(keep_echo(frames, row.get("region"), row.get("sector")), data.image_size)
 
 
 def keep_echo(frames: Frames, region: Sequence[int] | None, sector: Sequence[int] | None) -> Frames:

@@ -104,6 +104,15 @@ def select_clips(table: pa.Table, split: str, label_filter: Mapping[str, str | f
     return chosen
 
 
+def read_labels(table: pa.Table) -> list[dict[str, Any]]:
+    """The labels of each row.
+
+    Errors:
+        ManifestError: a cell is no JSON object.
+    """
+    return [_parse_labels(text) for text in table["labels"].to_pylist()]
+
+
 def _matching(column: pa.ChunkedArray, wanted: Mapping[str, str | float | bool]) -> pa.Array:
     """For each row, whether its labels equal every wanted one. Equal texts are read once; nothing read is kept."""
     texts = column.combine_chunks().dictionary_encode()

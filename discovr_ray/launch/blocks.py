@@ -37,10 +37,14 @@ def map_blocks(
             fn_args=list(arguments),
             ray_remote_args_fn=lambda: {"max_retries": max_retries},
         )
-    context = found.context  # of this data set alone
-    context.max_errored_blocks = max_lost_blocks
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_options.preserve_order = True
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a lost block is looked at again: no news for the user
+    set_up(found, max_lost_blocks)
+    found.context.execution_options.preserve_order = True
     yield from found.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def set_up(data: Any, max_lost_blocks: int) -> None:
+    """Have this data set lose blocks (-1: any number) without a word, and show no bars."""
+    data.context.max_errored_blocks = max_lost_blocks
+    data.context.enable_progress_bars = False
+    data.context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a lost block is looked at again: no news for the user

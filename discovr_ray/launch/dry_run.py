@@ -10,6 +10,7 @@ from discovr_ray.config import Config, RunPlan, derive_plan
 from discovr_ray.data.manifest import select_clips
 from discovr_ray.data.synthetic import labels_of
 from discovr_ray.launch.preflight import absolute_paths, check_resume, load_clips, refuse_taken_name, run_uri
+from discovr_ray.launch.start_weights import check_start_weights
 from discovr_ray.train.estimate import estimate_memory
 
 GIB = 2**30
@@ -30,6 +31,7 @@ def describe_run(config: Config) -> str:
         clips = load_clips(config)
         check_resume(config, clips)
         num_clips = clips.num_rows
+    check_start_weights(config, run_uri(config))
     return "\n".join([*_plan_lines(config, derive_plan(config, num_clips), run_uri(config)), *_memory_lines(config)])
 
 

@@ -14,6 +14,7 @@ from discovr_ray.data import storage
 from discovr_ray.data.manifest import fingerprint, read_manifest, select_clips
 from discovr_ray.data.stream.nodes import alive_nodes
 from discovr_ray.errors import ConfigError, RunExistsError
+from discovr_ray.evaluate.online import probe_videos
 from discovr_ray.train import checkpoint
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ FREE_ON_RESUME = {
     "engine.zero_stage",
     "engine.recompute_activations",
 }
-FREE_SECTIONS = {"checkpoint", "storage", "health", "run"}  # all but run.seed
+FREE_SECTIONS = {"checkpoint", "storage", "health", "probe", "run"}  # all but run.seed
 
 
 def run_uri(config: Config) -> str:
@@ -44,12 +45,14 @@ def load_clips(config: Config) -> pa.Table:
 
     Errors:
         ManifestError: no manifest, or nothing left after the filters.
-        ConfigError: fewer clips than one global batch.
+        ConfigError: fewer clips than one global batch, or labels and splits that the kNN probe cannot use.
     """
     clips = select_clips(read_manifest(config.data.manifest), config.data.split, config.data.label_filter)
     problems = check_clips(config, clips.num_rows)
     if problems:
         raise ConfigError(problems)
+    if config.probe.every_steps:
+        probe_videos(config)
     return clips
 
 
@@ -130,10 +133,11 @@ def config_text(config: Config) -> str:
 def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Fields that differ between two configs and must not when a run is continued; one line each."""
     problems = []
+    defaults = _plain(Config().to_dict())
     for section, values in _plain(wanted).items():
         for name, value in values.items():
             key = f"{section}.{name}"
-            old = _plain(stored).get(section, {}).get(name)
+            old = _plain(stored).get(section, {}).get(name, defaults[section][name])  # an older version's config
             free = key in FREE_ON_RESUME or (section in FREE_SECTIONS and key != "run.seed")
             if old != value and not free:
                 problems.append(f"{key} = {value}: the run to be continued has {old}; start a new run to change it")
@@ -149,11 +153,13 @@ def _plain(value: Any) -> Any:
 
 def absolute_paths(config: Config) -> Config:
     """Workers run in other folders: make relative local paths absolute on the driver."""
-    manifest = config.data.manifest
+    manifest, init_from, labelled = config.data.manifest, config.model.init_from, config.probe.manifest
     if manifest != "synthetic":
         manifest = storage.absolute(manifest)
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, manifest=manifest),
+        probe=dataclasses.replace(config.probe, manifest=labelled and storage.absolute(labelled)),
+        model=dataclasses.replace(config.model, init_from=storage.absolute(init_from) if init_from else ""),
         run=dataclasses.replace(config.run, storage_path=storage.absolute(config.run.storage_path)),
     )

@@ -27,6 +27,7 @@ from discovr_ray.launch.preflight import (
     refuse_taken_name,
     run_uri,
 )
+from discovr_ray.launch.start_weights import check_start_weights
 from discovr_ray.launch.stop import ask_to_stop, run_interruptible, start_stop_flag
 from discovr_ray.launch.usage import Cost, cost_of_run
 from discovr_ray.launch.worker import WorkerResult, WorkerTask, run_worker
@@ -71,12 +72,14 @@ def pretrain(config: Config) -> RunSummary:
     config = embedded_manifest(config)
     clips = load_clips(config)
     plan = derive_plan(config, clips.num_rows)
+    init_sha256 = check_start_weights(config, run_uri(config))
     claim_run_folder(config, clips)
     log_plan(config, plan)
 
     stop_flag = start_stop_flag()
     uri = run_uri(config)
-    trainer = _trainer(config, WorkerTask(config.to_dict(), uri, storage.access(), fingerprint(clips), stop_flag))
+    task = WorkerTask(config.to_dict(), uri, storage.access(), fingerprint(clips), stop_flag, init_sha256)
+    trainer = _trainer(config, task)
     signals: list[int] = []
 
     def on_interrupt(number: int) -> None:

@@ -26,7 +26,9 @@ from discovr_ray.data.stream import ClipFailure, ClipStream, MicroBatch, open_st
 from discovr_ray.errors import CheckpointError, CollapseError, CrashLoopError, NonFiniteError, TooManyBadClipsError
 from discovr_ray.launch.failures import refuse_crash_loop
 from discovr_ray.launch.logs import show_progress
+from discovr_ray.launch.online_probe import OnlineProbe
 from discovr_ray.launch.rank_log import RankLog, session_logs
+from discovr_ray.launch.start_weights import load_start_weights
 from discovr_ray.launch.usage import Usage
 from discovr_ray.model.discovr import Student, Teacher
 from discovr_ray.model.weights import export_encoder
@@ -52,6 +54,7 @@ class WorkerTask:
     access: storage.Access  # the driver's
     clips_sha256: str  # manifest.fingerprint of the clips that the driver checked
     stop_flag: Any  # handle of launch.stop.StopFlag
+    init_sha256: str = ""  # EncoderCard.model_sha256 of model.init_from; "": none is needed
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,16 @@ class _Session:
         self._plan = derive_plan(config, clips.num_rows)
         self._clips = clips if self.rank == 0 else clips.schema.empty_table()  # gigabytes at millions
         torch.manual_seed(config.run.seed)
-        self._engine = Engine(Student(config), Teacher(config), config, self.world_size, self.device)
+        student = Student(config)
+        if task.init_sha256 and not checkpoint.sealed(task.run_uri):
+            load_start_weights(student, config.model.init_from, task.init_sha256)
+        self._engine = Engine(student, Teacher(config), config, self.world_size, self.device)
         self._log: RunLog | None = None  # rank 0's
         self._rank_log = RankLog(session_logs(), config.run.name, self.rank, config.run.log_every_steps)
         self._usage = Usage(task.run_uri, self.world_size, config.run.use_gpu)
         self._gauges: dict[str, Gauge] = {}
         self._sample_batch: MicroBatch | None = None
+        self._probe: OnlineProbe | None = None
 
     def run(self) -> WorkerResult:
         config, plan = self._config, self._plan
@@ -169,6 +176,11 @@ class _Session:
             if name not in self._gauges:
                 self._gauges[name] = Gauge(f"discovr_{name}", f"{name} of the last logged step", tag_keys=("run",))
             self._gauges[name].set(value, tags={"run": self._config.run.name})
+
+    def probe(self, step: int) -> dict[str, float]:
+        if self._probe is None:
+            self._probe = OnlineProbe(self._config)
+        return self._probe.figures(self._engine)
 
     def quarantine(self, step: int, failures: Sequence[ClipFailure]) -> None:
         assert self._log is not None

@@ -163,7 +163,8 @@ class Encoder(nn.Module):
             pixels = pixels[clip, visible].flatten(0, -3)
             positions = positions[visible].flatten(0, -3)
         x = self.patch_embed(pixels) + positions
-        return torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        # len(x) would be fixed when the model is exported
+        return torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
 
     def _split(self, x: Tensor, visible: Tensor | None) -> Tokens:
         if visible is not None and visible.ndim == 3:

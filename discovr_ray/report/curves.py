@@ -12,6 +12,15 @@ Figure = dict[str, Any]
 COLOURS = ("#1f5fa8", "#c8501e", "#2f8a4c", "#7a4fa3", "#5b6673")
 
 
+class Chart(NamedTuple):
+    """A figure with its heading; texts are plain."""
+
+    slug: str  # unique on the page
+    title: str
+    note: str
+    figure: Figure
+
+
 class Curve(NamedTuple):
     """One line: key of the record, name in the legend."""
 
@@ -20,7 +29,7 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One chart of the page."""
+    """One chart of a run's page."""
 
     slug: str
     title: str
@@ -42,6 +51,14 @@ LOSSES = (
         "Video: agreement of student and teacher on whole clips. Image: on single frames. Clusters: the video branch "
         "predicts the image branch's semantic clusters.",
         (Curve("loss_vid", "video"), Curve("loss_img", "image"), Curve("loss_scd", "clusters")),
+    ),
+)
+LEARNT = (
+    Panel(
+        "knn",
+        "Zero-shot kNN on the validation split",
+        "Balanced accuracy; the nearest training videos vote. Without knowledge it is 1 over the number of classes.",
+        (Curve("knn_balanced_accuracy", "balanced accuracy"),),
     ),
 )
 COLLAPSE = (
@@ -102,19 +119,20 @@ THROUGHPUT = (
         (Curve("data_wait_share", "waiting for data"), Curve("padded_share", "repeated frames")),
     ),
 )
-_FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 12, "color": "#1d2733"}
+AXIS = {"gridcolor": "#e8ecf0", "linecolor": "#c4ccd4", "zeroline": False, "automargin": True}
 
 
 def figure(run: RunFiles, panel: Panel) -> Figure:
     """The panel's curves over optimiser steps; a value that was not a number leaves a gap."""
-    steps = [record["step"] for record in run.metrics]
+    records = [record for record in run.metrics if any(curve.key in record for curve in panel.curves)]
+    steps = [record["step"] for record in records]
     data: list[Figure] = [
         {
             "type": "scatter",
             "mode": "lines+markers" if len(steps) < 40 else "lines",
             "name": curve.label,
             "x": steps,
-            "y": [_number(record.get(curve.key)) for record in run.metrics],
+            "y": [_number(record.get(curve.key)) for record in records],
             "line": {"color": colour, "width": 2},
             "marker": {"size": 4},
             "hovertemplate": "step %{x}: %{y:.4g}",
@@ -154,18 +172,24 @@ def _limit(run: RunFiles, panel: Panel) -> tuple[float, str] | None:
     return None
 
 
-def _layout(panel: Panel, legend: bool) -> Figure:
-    axis = {"gridcolor": "#e8ecf0", "linecolor": "#c4ccd4", "zeroline": False, "automargin": True}
-    axis["exponentformat"] = "power"  # 0.0005 as a power of ten, not as 500 micro
+def base_layout(legend: bool, height: int = 240) -> Figure:
+    """What all figures of our pages have in common; axes are the figure's own."""
     return {
         "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
-        "height": 240,
-        "font": _FONT,
+        "height": height,
+        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 12, "color": "#1d2733"},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "hovermode": "x unified",
         "showlegend": legend,
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+    }
+
+
+def _layout(panel: Panel, legend: bool) -> Figure:
+    axis = {**AXIS, "exponentformat": "power"}  # 0.0005 as a power of ten, not as 500 micro
+    return {
+        **base_layout(legend),
+        "hovermode": "x unified",
         "xaxis": {**axis, "title": {"text": "step"}, "rangemode": "tozero"},
         "yaxis": {
             **axis,

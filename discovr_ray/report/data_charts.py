@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from discovr_ray.report.curves import Figure
+from discovr_ray.report.curves import AXIS, Chart, Figure, base_layout
 from discovr_ray.report.data_facts import DataFacts
 from discovr_ray.report.data_labels import Counts, Histogram, split_rank
 
@@ -13,13 +13,6 @@ COLOURS = {"TRAIN": "#1f5fa8", "VAL": "#c8501e", "TEST": "#2f8a4c"}  # others ar
 GREY = "#8a94a0"
 AXES = {"fps": "frames per second", "frames": "frames", "seconds": "seconds", "pixels": "pixels of the short side"}
 TITLES = {"fps": "Frame rate", "frames": "Length in frames", "seconds": "Length in seconds", "pixels": "Frame size"}
-
-
-class Chart(NamedTuple):
-    slug: str
-    title: str
-    note: str
-    figure: Figure
 
 
 def count_charts(facts: DataFacts) -> list[Chart]:
@@ -73,16 +66,11 @@ def _trace(split: str, x: list[Any], y: list[int]) -> Figure:
 
 
 def _layout(axis: str, kind: str, legend: bool) -> Figure:
-    line = {"gridcolor": "#e8ecf0", "linecolor": "#c4ccd4", "zeroline": False, "automargin": True}
+    layout = base_layout(legend)
+    layout["legend"]["traceorder"] = "normal"
     return {
+        **layout,
         "barmode": "stack",
-        "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
-        "height": 240,
-        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 12, "color": "#1d2733"},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "showlegend": legend,
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
-        "xaxis": {**line, "title": {"text": axis}, "type": kind},
-        "yaxis": {**line, "title": {"text": "clips"}},
+        "xaxis": {**AXIS, "title": {"text": axis}, "type": kind},
+        "yaxis": {**AXIS, "title": {"text": "clips"}},
     }

@@ -6,11 +6,11 @@ from html import escape
 
 from discovr_ray.report import tables
 from discovr_ray.report.clips import animate
-from discovr_ray.report.data_charts import Chart, count_charts, figure_charts
+from discovr_ray.report.data_charts import count_charts, figure_charts
 from discovr_ray.report.data_facts import DataFacts
 from discovr_ray.report.data_samples import FRAME_MS, NEAR, Looked, Picture
 from discovr_ray.report.health import Finding
-from discovr_ray.report.page import chart, document, finding_cards
+from discovr_ray.report.page import charts, document, finding_cards
 
 MAX_ROWS = 100
 LEADS = {"bad": "There is something to repair before training.", "watch": "Points to look at:", "good": "All is well."}
@@ -21,8 +21,8 @@ def data_page(facts: DataFacts, looked: Looked, found: list[Finding], identity: 
     sections = [
         ("health", "What to look at", f'<p class="lead">{LEADS[found[0].level]}</p>{finding_cards(found)}'),
         ("clips", "Sample clips", _clips(looked.pictures)),
-        ("counts", "How many", _charts(count_charts(facts)) + _splits(facts) + _texts(facts)),
-        ("figures", "How long, how fast, how large", _charts(figure_charts(facts)) + _sizes(facts)),
+        ("counts", "How many", charts(count_charts(facts)) + _splits(facts) + _texts(facts)),
+        ("figures", "How long, how fast, how large", charts(figure_charts(facts)) + _sizes(facts)),
         ("pairs", "Near-duplicates", _pairs(facts, looked)),
         ("broken", "Clips that cannot be opened", _broken(looked)),
         ("rejected", "Rejected files", _rejected(facts)),
@@ -41,11 +41,6 @@ def _header(facts: DataFacts) -> str:
     ]
     cells = "".join(f"<div><dt>{title}</dt><dd>{text}</dd></div>" for title, text in items)
     return f'<h1>Data set</h1><p class="lead">What training will see</p><dl class="facts">{cells}</dl>'
-
-
-def _charts(charts: list[Chart]) -> str:
-    drawn = "".join(chart(item.slug, escape(item.title), escape(item.note), item.figure) for item in charts)
-    return f'<div class="charts">{drawn}</div>'
 
 
 def _clips(pictures: list[Picture]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ def page(run: RunFiles, clips: list[ClipPicture], written_at: str) -> str:
     sections = [
         ("health", "What to look at", _health(findings(run))),
         ("clips", "What the model sees", _clips(run, clips)),
+        *_learnt(run),
         ("losses", "Losses", _charts(run, curves.LOSSES)),
         ("collapse", "Signs of collapse", _charts(run, curves.COLLAPSE)),
         ("optimisation", "Optimisation", _charts(run, curves.OPTIMISATION)),
@@ -131,6 +133,18 @@ def chart(slug: str, title: str, note: str, figure: curves.Figure) -> str:
         f'<div class="chart"><h3>{title}</h3><p class="note">{note}</p><div class="plot" id="plot-{slug}"></div>'
         f'<script type="application/json" class="figure" data-target="plot-{slug}">{content}</script></div>'
     )
+
+
+def _learnt(run: RunFiles) -> list[tuple[str, str, str]]:
+    """Of a run with the kNN probe alone."""
+    if not any(panel.curves[0].key in record for panel in curves.LEARNT for record in run.metrics):
+        return []
+    return [("learnt", "What it has learnt so far", _charts(run, curves.LEARNT))]
+
+
+def charts(items: Sequence[curves.Chart]) -> str:
+    drawn = "".join(chart(item.slug, escape(item.title), escape(item.note), item.figure) for item in items)
+    return f'<div class="charts">{drawn}</div>'
 
 
 def _clips(run: RunFiles, clips: list[ClipPicture]) -> str:

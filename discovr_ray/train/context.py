@@ -27,6 +27,9 @@ class Context(Protocol):
     def record(self, values: dict[str, float]) -> None:
         """Take the metrics of a logged step; rank 0 only."""
 
+    def probe(self, step: int) -> dict[str, float]:
+        """What the teacher knows after `step` optimiser steps, the same figures on all ranks; may be empty. (all)"""
+
     def quarantine(self, step: int, failures: Sequence[ClipFailure]) -> None:
         """Keep a record of clips that failed for the first time, in the run's step `step`, from 1; rank 0 only."""
 

@@ -133,6 +133,14 @@ class Engine:
         """Of the teachers only the video encoder, which is what a run gives away; empty on all ranks but 0."""
         return self._whole_state(self.teacher, "video.")
 
+    @torch.no_grad()
+    def copy_encoder(self, encoder: nn.Module) -> None:
+        """Copy the video teacher's whole weights into an `Encoder` of the same sizes, on every rank."""
+        copies = dict(encoder.named_parameters())
+        for name, parameter in self.teacher.video.named_parameters():
+            with self._gathered(parameter, enabled=self._stage == 3):  # one at a time, to stay small
+                copies[name].copy_(parameter)
+
     def snapshot(self) -> list[ShardContent]:
         """This rank's files of a checkpoint as a copy in host memory; the next snapshot overwrites it.
 

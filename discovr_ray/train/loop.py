@@ -23,6 +23,7 @@ from discovr_ray.train.objective import (
     scalings_of_all_passes,
     update_centres,
 )
+from discovr_ray.train.online_probe import probe_if_due
 from discovr_ray.train.quarantine import Quarantine
 
 if TYPE_CHECKING:  # the stream imports Ray, which the loop does not need
@@ -77,10 +78,11 @@ def train(
                 health.skip(step, {**global_losses, "grad_norm": grad_norm})
             watch.step_done(step)
 
-            if step % config.run.log_every_steps == 0 or step in (start_step + 1, plan.total_steps):
+            probed = probe_if_due(config, plan, step, context, watch, metrics)
+            if step % config.run.log_every_steps == 0 or step in (start_step + 1, plan.total_steps) or probed:
                 record = metrics.record(step, values, agreed.num_bad)
                 if record is not None:
-                    context.record(record | health.judge(record))
+                    context.record(record | probed | health.judge(record))
                 health.refuse_collapse()
             if step % config.checkpoint.every_steps == 0 or step == plan.total_steps or agreed.stop:
                 with watch.paused():

@@ -44,6 +44,10 @@ class Metrics:
         """Time spent waiting for the next step's clips."""
         self._wait_s += seconds
 
+    def leave_out(self, seconds: float) -> None:
+        """Time that counts neither as training nor as waiting."""
+        self._started += seconds
+
     def observe(
         self, passes: Sequence[Pass], losses: dict[str, float], prototype_counts: torch.Tensor, grad_norm: float
     ) -> None:

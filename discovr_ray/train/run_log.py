@@ -110,11 +110,12 @@ def progress_line(record: dict[str, float], plan: RunPlan, global_batch: int) ->
     """The record's essentials and the time left at the present speed."""
     step = int(record["step"])
     left_s = round((plan.total_steps - step) * global_batch / max(record["clips_per_s"], 1e-9))
+    knn = f"kNN {record['knn_balanced_accuracy']:.1%}  " if "knn_balanced_accuracy" in record else ""
     hours, minutes = divmod(left_s // 60, 60)
     return (
         f"step {step}/{plan.total_steps}  epoch {record['epoch']:.2f}  loss {record['loss']:.4f} "
         f"(video {record['loss_vid']:.3f}, image {record['loss_img']:.3f}, clusters {record['loss_scd']:.3f})  "
-        f"lr {record['lr']:.2e}  grad {record['grad_norm']:.2f}  rank {record['rank_me']:.1f}  "
+        f"lr {record['lr']:.2e}  grad {record['grad_norm']:.2f}  rank {record['rank_me']:.1f}  {knn}"
         f"{record['clips_per_s']:.1f} clips/s  data wait {record['data_wait_share']:.0%}  "
         f"left {hours}:{minutes:02d}:{left_s % 60:02d}"
     )

@@ -86,6 +86,27 @@ def test_the_encoder_works_alone(finished: RunSummary) -> None:
     assert tokens.patches.shape == (3, 8, 24)
 
 
+def test_the_knn_probe_is_logged_and_changes_nothing(finished: RunSummary, echo_manifest: str, tmp_path: Path) -> None:
+    """Every third step and at the end; the same losses and the same encoder as without it, to the bit."""
+    probe = {"probe__every_steps": 3, "probe__label": "abnormal", "probe__k": 5, "probe__max_train": 12}
+    probed = pretrain(tiny_run(echo_manifest, tmp_path, **probe))
+    assert encoder_bytes(folder(probed)) == encoder_bytes(folder(finished))
+    records, before = (read_records(summary.run_uri, "metrics.jsonl") for summary in (probed, finished))
+    assert [record["loss"] for record in records] == [record["loss"] for record in before]
+    found = {record["step"]: record["knn_balanced_accuracy"] for record in records if "knn_balanced_accuracy" in record}
+    assert list(found) == [3, 6, 8]
+    assert all(value in (0, 0.25, 0.5, 0.75, 1) for value in found.values()), "of VAL's 3 videos, one is abnormal"
+    assert "What it has learnt so far" in Path(probed.report_uri).read_text()
+
+
+def test_a_probe_that_cannot_be_asked_is_refused_before_it_starts(echo_manifest: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"probe\.label = 'sex': label 'sex': no video has it"):
+        pretrain(tiny_run(echo_manifest, tmp_path, probe__every_steps=1, probe__label="sex"))
+    with pytest.raises(ConfigError, match=r"probe\.k = 20: must be at most the 18 videos of split TRAIN"):
+        pretrain(tiny_run(echo_manifest, tmp_path, probe__every_steps=1, probe__label="abnormal"))
+    assert not (tmp_path / "demo").exists()
+
+
 def test_a_taken_name_is_refused(finished: RunSummary, echo_manifest: str) -> None:
     with pytest.raises(RunExistsError, match=r"run\.resume=true"):
         pretrain(tiny_run(echo_manifest, folder(finished).parent))

@@ -94,6 +94,20 @@ def test_the_figures_hold_the_records(run_folder: Path) -> None:
     assert page.figures["prototypes"]["data"][1]["y"] == [64, 64]
 
 
+def test_a_run_with_the_knn_probe_has_its_curve(run_folder: Path) -> None:
+    assert "What it has learnt so far" not in Page(write_report(str(run_folder))).text
+    lines = (run_folder / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records[1::2]:
+        record["knn_balanced_accuracy"] = record["step"] / 100
+    (run_folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    page = Page(write_report(str(run_folder)))
+    assert "What it has learnt so far" in page.text
+    (curve,) = page.figures["knn"]["data"]
+    assert curve["x"] == STEPS[1::2], "records without a probe leave no gap"
+    assert curve["y"] == [step / 100 for step in STEPS[1::2]]
+
+
 def test_the_page_needs_nothing_else(run_folder: Path) -> None:
     page = Page(write_report(str(run_folder)))
     for tag, values in page.tags:

@@ -75,6 +75,11 @@ def test_progress_line_tells_place_losses_and_time_left() -> None:
     assert "left 1:06:40" in line  # 10 steps of 8 clips at 0.02 clips a second
 
 
+def test_progress_line_tells_the_probe_where_there_was_one() -> None:
+    assert "kNN" not in progress_line(record(2), PLAN, 8)
+    assert "kNN 62.5%" in progress_line(record(2, knn_balanced_accuracy=0.625), PLAN, 8)
+
+
 def test_a_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
     (tmp_path / METRICS_FILE).write_text('{"step": 1}\n{"step": 2, "lo')
     assert read_records(str(tmp_path), METRICS_FILE) == [{"step": 1}]

@@ -1,0 +1,1 @@
+"""The encoder on its way in and out: the authors' released weights, and formats of other programs."""
