@@ -39,6 +39,7 @@ PAPER: dict[str, dict[str, Any]] = {
         "head_bottleneck": 256,
         "head_outputs": 16384,
         "num_prototypes": 3000,
+        "init_from": "",
     },
     "loss": {
         "w_vid": 1.0,

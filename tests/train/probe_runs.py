@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from loop_runs import LocalContext, Outcome, build_engine, frames_of, tiny_config, train_anew
 
 from discovr_ray.config import Config, DataConfig
@@ -44,7 +45,9 @@ class ProbedContext(LocalContext):
 
     def probe(self, step: int) -> dict[str, float]:
         self.asked_at.append(step)
+        before = torch.random.get_rng_state()
         self.figures.append(self._probe.figures(self._engine))
+        assert torch.equal(before, torch.random.get_rng_state()), "nobody else's random numbers change"
         return self.figures[-1]
 
     def _frames(self, rows: Sequence[Mapping[str, Any]], data: DataConfig) -> Loaded:
