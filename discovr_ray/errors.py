@@ -43,7 +43,7 @@ class StreamError(DiscovrError):
 
 
 class TooManyBadClipsError(DiscovrError):
-    """More clips failed than `data.max_bad_fraction` of the manifest allows."""
+    """More clips failed than may: `data.max_bad_fraction` of a manifest in a run, a job's `--allow-failed`."""
 
 
 class NonFiniteError(DiscovrError):

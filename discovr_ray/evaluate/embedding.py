@@ -1,4 +1,7 @@
-"""From a video to its features: how clips are prepared for an encoder, which of them, and what it says of them."""
+"""From a video to its features: how clips are prepared for an encoder, which of them, and what it says of them.
+
+Decode processes import this file, so torch is only imported where an encoder is at work.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,11 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from discovr_ray.config import DataConfig
 from discovr_ray.data.clip import load_frames
@@ -22,7 +24,9 @@ from discovr_ray.data.outage import without_path
 from discovr_ray.data.window import Window, choose_window
 from discovr_ray.errors import ClipError, FeaturesError, StorageError
 from discovr_ray.evaluate.features import FeatureArray
-from discovr_ray.model.weights import EncoderCard, PretrainedEncoder
+
+if TYPE_CHECKING:
+    from discovr_ray.model.weights import EncoderCard, PretrainedEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +113,12 @@ def _short_side(row: Mapping[str, Any]) -> int:
     return int(min(x1 - x0, y1 - y0))
 
 
+def sources_of(clips: pa.Table) -> dict[str, str]:
+    """clip_id -> source_sha256 of manifest rows."""
+    batches = clips.select(["clip_id", *SOURCE_COLUMNS]).to_batches(max_chunksize=10_000)  # of millions, a few at once
+    return {row["clip_id"]: source_sha256(row) for batch in batches for row in batch.to_pylist()}
+
+
 def source_sha256(row: Mapping[str, Any]) -> str:
     """Of the columns of a manifest row that a video's frames depend on."""
     values = [row[name] for name in SOURCE_COLUMNS]
@@ -163,7 +173,6 @@ class ClipFeatures(NamedTuple):
     patches: FeatureArray  # [n, D], mean over a clip's patch tokens
 
 
-@torch.inference_mode()
 def embed_clips(
     encoder: PretrainedEncoder, frames: npt.NDArray[np.uint8], batch_size: int, precision: str
 ) -> ClipFeatures:
@@ -173,11 +182,13 @@ def embed_clips(
         batch_size: clips in one forward pass.
         precision: bf16 or fp32, of the computation.
     """
+    import torch
+
     device = encoder.mean.device
     cls, patches = [], []
     for start in range(0, len(frames), batch_size):
         batch = torch.from_numpy(np.array(frames[start : start + batch_size])).to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             tokens = encoder(batch)
         cls.append(tokens.cls.float().cpu())
         patches.append(tokens.patches.float().mean(dim=1).cpu())

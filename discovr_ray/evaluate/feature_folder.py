@@ -148,8 +148,8 @@ class FeatureFolder:
         Errors:
             FeaturesError: a video is neither in a part nor among the failures, or in both.
         """
-        rows = {row["clip_id"]: row for row in clips.select(["clip_id", "patient_id", "split", "labels"]).to_pylist()}
-        wanted = {clip_id: source for clip_id, source in sources.items() if clip_id in rows}
+        places = {clip_id: place for place, clip_id in enumerate(clips["clip_id"].to_pylist())}
+        wanted = {clip_id: source for clip_id, source in sources.items() if clip_id in places}
         for failure in failures:
             if wanted.pop(failure.clip_id, None) is None:
                 raise FeaturesError(f"clip {failure.clip_id!r} failed, but is no clip of the manifest, or failed twice")
@@ -161,16 +161,17 @@ class FeatureFolder:
                     for_now = _take(part, wanted)
                     if for_now.num_rows:
                         num_clips += for_now.num_rows
-                        writer.write_table(self._average(for_now, rows))
+                        writer.write_table(self._average(for_now, clips, places))
             if wanted:
                 raise FeaturesError(
-                    f"{self.uri}: {len(wanted)} of {len(rows)} videos have neither features nor a reason, such as "
+                    f"{self.uri}: {len(wanted)} of {len(places)} videos have neither features nor a reason, such as "
                     f"{next(iter(wanted))!r}; the same command again embeds them"
                 )
             storage.put_file(local, storage.join(self.uri, VIDEOS_FILE))
         return num_clips
 
-    def _average(self, part: pa.Table, rows: Mapping[str, Mapping[str, Any]]) -> pa.Table:
+    def _average(self, part: pa.Table, clips: pa.Table, places: Mapping[str, int]) -> pa.Table:
+        """`places`: clip_id -> row of `clips`."""
         ids, starts, counts = np.unique(np.array(part["clip_id"].to_pylist()), return_index=True, return_counts=True)
         order = np.argsort(starts)  # a part's rows lie video by video
         ids, starts, counts = ids[order].tolist(), starts[order], counts[order]
@@ -179,8 +180,9 @@ class FeatureFolder:
             name: np.add.reduceat(matrix(part[name]).astype(np.float64), starts) / counts[:, None]
             for name in ("cls", "patches")
         }
+        rows = clips.take(pa.array([places[clip_id] for clip_id in ids]))
         columns = {
-            **{name: [rows[clip_id][name] for clip_id in ids] for name in ("clip_id", "patient_id", "split", "labels")},
+            **{name: rows[name].to_pylist() for name in ("clip_id", "patient_id", "split", "labels")},
             "num_clips": counts,
             "padded_frames": padded,
             **{name: _lists(values.astype(np.float32)) for name, values in means.items()},

@@ -25,6 +25,7 @@ from discovr_ray.exchange.formats import (
     write_safetensors,
 )
 from discovr_ray.exchange.model_card import CardFacts, model_card
+from discovr_ray.exchange.pixels import PixelEncoder
 from discovr_ray.model.weights import pack
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,8 @@ def export(
     if unknown := [name for name in formats if name not in FORMATS]:
         raise ConfigError([f"format {name!r}: must be one of {', '.join(FORMATS)}" for name in unknown])
     encoder = open_encoder(source)
+    if isinstance(encoder, PixelEncoder):
+        raise ConfigError([f"encoder {source}: pixels are no encoder to export"])
     output = storage.absolute(output)
     for name in formats:
         if storage.list_sizes(storage.join(output, name)):

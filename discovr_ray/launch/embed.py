@@ -17,7 +17,7 @@ from discovr_ray.data import storage
 from discovr_ray.data.manifest import read_manifest, select_clips
 from discovr_ray.data.microbatch import COLUMNS
 from discovr_ray.errors import TooManyBadClipsError
-from discovr_ray.evaluate.embedding import check_manifest_fits, decode_video, preprocessing_of, source_sha256
+from discovr_ray.evaluate.embedding import check_manifest_fits, decode_video, preprocessing_of, sources_of
 from discovr_ray.evaluate.feature_folder import FAILED_FILE, Failure, FeatureFolder, FolderSettings
 from discovr_ray.evaluate.features import VIDEOS_FILE
 from discovr_ray.exchange.encoders import open_encoder
@@ -76,8 +76,7 @@ def prepare(source: str, manifest: str, output: str, options: EmbedOptions, spli
     )
     folder = FeatureFolder(storage.absolute(output), settings)
     folder.claim()
-    sources = {row["clip_id"]: source_sha256(row) for row in clips.to_pylist()}
-    return Prepared(encoder, clips, sources, folder, options)
+    return Prepared(encoder, clips, sources_of(clips), folder, options)
 
 
 def carry_out(prepared: Prepared, decode: Decode = decode_video) -> EmbedSummary:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,9 @@ from discovr_ray.evaluate.feature_folder import FeatureFolder, FolderSettings
 from discovr_ray.launch.apart import call_apart
 from discovr_ray.launch.blocks import set_up
 from discovr_ray.launch.progress import Progress
-from discovr_ray.model.weights import PretrainedEncoder
+
+if TYPE_CHECKING:  # decode processes import this file and need no torch
+    from discovr_ray.model.weights import PretrainedEncoder
 
 logger = logging.getLogger(__name__)
 

@@ -123,6 +123,8 @@ def test_refusals(run_folder: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     with pytest.raises(ConfigError, match="format 'torchscript': must be one of safetensors, huggingface, onnx"):
         export(str(run_folder), out, ["torchscript"], CardFacts())
+    with pytest.raises(ConfigError, match="pixels are no encoder"):
+        export("pixels:small", out, ["safetensors"], CardFacts())
     with pytest.raises(CheckpointError, match=r"encoder\.json: cannot be read"):
         export(str(tmp_path / "none"), out, ["safetensors"], CardFacts())
     export(str(run_folder), out, ["safetensors"], CardFacts())
