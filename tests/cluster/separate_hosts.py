@@ -16,7 +16,9 @@ PREFIX = "dr"
 # a shell that stays: homes and /tmp of the host's own, then its SSH server
 BOOT = """
 mount --make-rprivate /
-mkdir -p {home} && mount --bind {home} /root
+mkdir -p {home}/.pyenv
+test ! -d /root/.pyenv || mount --bind /root/.pyenv {home}/.pyenv
+mount --rbind {home} /root
 mount -t tmpfs tmpfs /tmp && mount -t tmpfs tmpfs /run && mkdir -p /run/sshd
 {server}
 exec sleep infinity

@@ -1,6 +1,6 @@
 """A pretraining run on a cluster that grows from no worker node to two, replaces one that dies, and shrinks to none.
 
-Ray's autoscaler and its provider that starts nodes as processes of this machine.
+Ray's autoscaler; nodes are processes of this machine (reclaimed_nodes.py).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from discovr_ray.train import checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos]
 
-# Ray's own example of this provider is not in its wheel
 CONFIG: dict[str, Any] = {
     "cluster_name": "growing",
     "max_workers": 2,
     "upscaling_speed": 1.0,
     "idle_timeout_minutes": 0.2,
     "provider": {
-        "type": "fake_multinode",
+        "type": "external",
+        "module": "reclaimed_nodes.ReclaimedNodes",
         "disable_node_updaters": True,
         "disable_launch_config_check": True,
         "use_node_id_as_ip": True,  # all nodes have one address, and a dead one must be told from the others
@@ -85,7 +85,8 @@ class Growing:
         ]  # fmt: skip
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "0"}
-        environment |= {"AUTOSCALER_HEARTBEAT_TIMEOUT_S": "10"}
+        paths = (str(Path(__file__).parent), environment.get("PYTHONPATH", ""))
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         with Path(folder, "head.log").open("w") as log:
             self._head = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
 
