@@ -23,7 +23,8 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.re
 
 
 def code_blocks(text: str, language: str = r"\w*") -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)  # of all languages, or ends would open
+    return [block for name, block in blocks if re.fullmatch(language, name)]
 
 
 def commands(text: str) -> list[str]:
