@@ -96,7 +96,7 @@ def test_ingest_commands_are_understood(page: Path) -> None:
     parse = module_from(ROOT / "jobs/ingest.py").parse_arguments
     for line in commands(page.read_text()):
         words = shlex.split(line.partition("jobs/ingest.py")[2], comments=True)
-        if words:
+        if words and words != ["--help"]:
             assert parse(words).output
 
 
