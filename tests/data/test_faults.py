@@ -206,7 +206,8 @@ def test_listings_are_whole(bucket: Bucket, fault: str, monkeypatch: pytest.Monk
         storage.write_bytes(name, b"1")
     monkeypatch.setenv("DISCOVR_STORAGE", json.dumps({"read_timeout_s": 0.02}))  # 0.3 s for a listing
     bucket.proxy.use(Schedule([fault], share=0.2, seed=1))
-    for _ in range(2):
+    for page_keys in (1000, 7):
+        monkeypatch.setattr(s3, "PAGE_KEYS", page_keys)
         assert storage.list_files(f"{bucket.uri}/list") == names
         assert storage.glob(f"{bucket.uri}/list/*.avi") == names
         assert storage.list_folders(bucket.uri) == [f"{bucket.uri}/list"]

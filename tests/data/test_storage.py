@@ -73,6 +73,14 @@ def test_listing(root: str) -> None:
     assert storage.list_sizes(f"{root}/none") == {}
 
 
+def test_a_file_read_from_its_start(root: str) -> None:
+    storage.write_bytes(f"{root}/lines", b"one\ntwo\n")
+    with storage.open_file(f"{root}/lines") as file:
+        assert list(file) == [b"one\n", b"two\n"]
+    with pytest.raises(StorageError, match="none: cannot read: no such file"), storage.open_file(f"{root}/none"):
+        pass
+
+
 def test_parts(root: str) -> None:
     uri = storage.join(root, "parts")
     storage.write_bytes(uri, b"0123456789")
@@ -230,7 +238,25 @@ def test_linked_folders_are_listed_once(tmp_path: Path) -> None:
     assert storage.list_files(str(tmp_path / "set")) == [f"{tmp_path}/set/link/a.avi"]
 
 
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "gut ö.avi").write_text("")
+    assert storage.list_files(str(tmp_path)) == [f"{tmp_path}/gut ö.avi"]
+    (tmp_path / os.fsdecode(b"latin \xf6.avi")).write_text("")
+    with pytest.raises(StorageError, match=r"latin \\xf6.avi': the name is not UTF-8"):
+        storage.list_files(str(tmp_path))
+
+
 # --- S3
+
+
+@pytest.mark.s3
+def test_a_listing_of_several_pages(s3_server: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "PAGE_KEYS", 7)
+    names = [f"s3://bucket/pages/{number // 5}/{number:02d}" for number in range(20)]
+    for name in names:
+        storage.write_bytes(name, b"1")
+    assert sorted(storage.walk_files("s3://bucket/pages")) == names
+    assert len(storage.list_sizes("s3://bucket/pages")) == 20
 
 
 @pytest.mark.s3

@@ -8,12 +8,13 @@ errors.MissingFileError where the path alone is to blame, so that nobody asks ag
 from __future__ import annotations
 
 import glob as local_glob
+import io
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from discovr_ray.data.storage import local, remote, s3, unfinished
 from discovr_ray.data.storage.access import Access, access, adopt, configure, environment, settings
@@ -39,12 +40,14 @@ __all__ = [
     "list_folders",
     "list_sizes",
     "longest_read_s",
+    "open_file",
     "put_file",
     "read_bytes",
     "read_once",
     "read_range",
     "remove_tree",
     "settings",
+    "walk_files",
     "write_bytes",
 ]
 
@@ -91,6 +94,15 @@ def read_bytes(uri: str) -> bytes:
         if is_s3(uri):
             return s3.read(uri)
         return bytes(remote.filesystem(uri).cat_file(uri)) if is_remote(uri) else Path(absolute(uri)).read_bytes()
+
+
+@contextmanager
+def open_file(uri: str) -> Iterator[BinaryIO]:
+    """A file to be read from its first to its last byte: from the disk, or as read_bytes has it."""
+    with ExitStack() as stack:
+        with _reported(uri, "read"):
+            file: Any = io.BytesIO(read_bytes(uri)) if is_remote(uri) else open(absolute(uri), "rb")  # noqa: SIM115
+        yield stack.enter_context(file)
 
 
 def read_once(uri: str) -> bytes:
@@ -152,28 +164,41 @@ def get_file(uri: str, local_path: str) -> None:
             local.replace(local_path, lambda temporary: local.copy_through(absolute(uri), temporary))
 
 
-def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
-    """Every file below a folder, sorted, as full URIs; a file lists itself.
+def walk_files(uri: str, suffixes: Sequence[str] = ()) -> Iterator[str]:
+    """Every file below a folder, in no order, as full URIs; a file lists itself. Holds few of them at a time.
 
     Args:
         suffixes: only names that end in one of these, whatever their case, such as (".avi",); empty: all.
     Errors:
-        StorageError: there is nothing at `uri`.
+        StorageError: there is nothing at `uri`, or a name that is no text.
     """
-    with _reported(uri, "list"):
-        found = list(remote.find(uri)) if is_remote(uri) else list(local.walk(absolute(uri)))
-    if not found and not exists(uri):
-        raise MissingFileError(f"{uri}: no such file or folder")
     endings = tuple(suffix.lower() for suffix in suffixes)
-    return sorted(path for path in found if not endings or path.lower().endswith(endings))
+    is_empty = True
+    with _reported(uri, "list"):
+        for path in (path for path, _ in remote.walk(uri)) if is_remote(uri) else local.walk(absolute(uri)):
+            is_empty = False
+            if not path.isascii():
+                _check_text(path)
+            if not endings or path.lower().endswith(endings):
+                yield path
+    if is_empty and not exists(uri):
+        raise MissingFileError(f"{uri}: no such file or folder")
+
+
+def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
+    """The same, sorted."""
+    return sorted(walk_files(uri, suffixes))
 
 
 def list_sizes(uri: str) -> dict[str, int]:
     """Bytes of every file below a folder, by name relative to it; empty when there is nothing."""
     with _reported(uri, "list"):
-        root = uri.rstrip("/") if is_remote(uri) else absolute(uri)
-        sizes = remote.find(uri) if is_remote(uri) else {path: os.path.getsize(path) for path in local.walk(root)}
-    return {path[len(root) + 1 :]: size for path, size in sorted(sizes.items())}
+        if is_remote(uri):
+            root, found = uri.rstrip("/"), remote.walk(uri)
+        else:
+            root = absolute(uri)
+            found = ((path, os.path.getsize(path)) for path in local.walk(root))
+        return {path[len(root) + 1 :]: size for path, size in sorted(found)}
 
 
 def list_folders(uri: str) -> list[str]:
@@ -225,6 +250,14 @@ def arrow_filesystem(uri: str) -> tuple[Any, str]:
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
     return PyFileSystem(FSSpecHandler(remote.filesystem(uri, "write"))), remote.inner_path(uri)
+
+
+def _check_text(path: str) -> None:
+    """Tables hold text; a local name may be any bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise StorageError(f"{os.fsencode(path)!r}: the name is not UTF-8; rename the file") from None
 
 
 @contextmanager

@@ -40,20 +40,20 @@ def copy_through(source: str, path: str) -> None:
 
 
 def walk(root: str) -> Iterator[str]:
-    """Files below a folder, links to folders included, each real folder once; a file is itself."""
+    """Files below a folder in no order, links to folders included, each real folder once; a file is itself."""
     if os.path.isfile(root):
         yield root
         return
-    visited = set()
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=_raise):
+    visited, waiting = set(), [root]
+    while waiting:
+        folder = waiting.pop()
         real = os.path.realpath(folder)
         if real in visited:
-            folders.clear()
             continue
         visited.add(real)
-        yield from (os.path.join(folder, name) for name in names)
-
-
-def _raise(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):  # a missing root, or a folder removed meanwhile
-        raise error
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:  # a folder that was removed meanwhile
+            for entry in entries:
+                if entry.is_dir():
+                    waiting.append(entry.path)
+                else:
+                    yield entry.path

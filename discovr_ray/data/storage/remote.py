@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -71,11 +71,14 @@ def inner_path(uri: str) -> str:
     return str(filesystem(uri)._strip_protocol(uri)).rstrip("/")
 
 
-def find(uri: str) -> dict[str, int]:
-    """Full URI -> bytes, of every file below a folder; a file finds itself."""
-    files = filesystem(uri)
-    found = _listed(uri, lambda: {(path, int(entry["size"])) for path, entry in files.find(uri, detail=True).items()})
-    return {_full_uri(uri, path): size for path, size in found}
+def walk(uri: str) -> Iterator[tuple[str, int]]:
+    """(full URI, bytes) of every file below a folder; a file finds itself."""
+    if is_s3(uri):
+        found = s3.walk(uri)
+    else:
+        found = ((path, int(entry["size"])) for path, entry in filesystem(uri).find(uri, detail=True).items())
+    inner = len(inner_path(uri))
+    yield from ((uri.rstrip("/") + path[inner:], size) for path, size in found)
 
 
 def folders(uri: str) -> list[str]:

@@ -13,7 +13,8 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -28,6 +29,7 @@ FIRST_PAUSE_S = 0.02  # then twice that, and so on
 PART_BYTES = 16 * 2**20  # of a large file; what is sent or fetched again when a request fails
 PARTS_AT_ONCE = 8
 CHUNK_BYTES = 2**18
+PAGE_KEYS = 1000  # of a listing; the most that S3 gives
 
 Entry = TypeVar("Entry", bound=Hashable)
 
@@ -110,6 +112,40 @@ def steady(ask: Callable[[], set[Entry]]) -> set[Entry]:
         logger.warning("%d files left out of a listing that grew while it was asked for", num_new)
         return answers[-2]
     raise failure or UnsteadyError("no two answers alike: files change there, or something on the way changes answers")
+
+
+def walk(uri: str) -> Iterator[tuple[str, int]]:
+    """(bucket/key, bytes) of every object below a folder, a page of them at a time; an object finds itself."""
+    bucket, key, _ = client("look").split_path(uri)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    is_empty, token = True, ""
+    while True:
+        page, token = _steady_page(bucket, prefix, token)
+        is_empty = is_empty and not page
+        yield from sorted(page)
+        if not token:
+            break
+    if is_empty and key:
+        with suppress(FileNotFoundError):
+            yield f"{bucket}/{key}", int(client("look").size(uri))
+
+
+def _steady_page(bucket: str, prefix: str, token: str) -> tuple[set[tuple[str, int]], str]:
+    """A page of a listing, and what to ask for the next one; "": it is the last."""
+    from fsspec.asyn import sync
+
+    s3 = client("look")
+    following = ""
+
+    def ask() -> set[tuple[str, int]]:
+        nonlocal following
+        more = {"ContinuationToken": token} if token else {}
+        answer = sync(s3.loop, s3._call_s3, "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=PAGE_KEYS, **more)
+        following = answer.get("NextContinuationToken", "") if answer.get("IsTruncated") else ""
+        found = ((item["Key"], int(item["Size"])) for item in answer.get("Contents", []))
+        return {(f"{bucket}/{key}", size) for key, size in found if not key.endswith("/")}  # others stand for folders
+
+    return steady(ask), following
 
 
 def get(uri: str, start: int = 0, end: int | None = None) -> Answer:
