@@ -25,7 +25,7 @@ from discovr_ray.config import StorageConfig
 from discovr_ray.data import storage
 from discovr_ray.data.decode import decode_frames, probe
 from discovr_ray.data.formats.reader import Frames
-from discovr_ray.data.shards import Shard, ShardSettings, manifest_rows, plan_shards, read_shard, write_shard
+from discovr_ray.data.shards import ShardSettings, manifest_rows, plan_shards, read_shard, write_shard
 from discovr_ray.data.synthetic import write_dataset
 
 Row = dict[str, Any]  # of a manifest
@@ -90,8 +90,8 @@ def converted(rows: list[Row], folder: Path) -> list[Row]:
     unknown = {"patient_id": "", "split": "TRAIN", "view": "", "labels": "{}"}
     settings = ShardSettings()
     found: list[Row] = []
-    shards: list[Shard] = plan_shards(pa.Table.from_pylist([unknown | row for row in rows], SCHEMA), settings)
-    for shard in shards:
+    clips = pa.Table.from_pylist([unknown | row for row in rows], SCHEMA).sort_by("clip_id")
+    for shard in plan_shards([clips], settings):
         write_shard(shard, str(folder), settings)
         found += manifest_rows(shard, read_shard(shard.name, str(folder)), str(folder), settings)
     return found

@@ -114,7 +114,7 @@ def all_frames(row: Row) -> Frames:
 
 
 def shard_rows(rows: list[Row], folder: Path, settings: ShardSettings) -> list[Row]:
-    (shard,) = plan_shards(pa.Table.from_pylist(rows, SCHEMA), settings)
+    (shard,) = plan_shards([pa.Table.from_pylist(rows, SCHEMA)], settings)
     write_shard(shard, str(folder), settings)
     return shards.manifest_rows(shard, shards.read_shard(shard.name, str(folder)), str(folder), settings)
 

@@ -15,6 +15,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also runs where the package is not installed
@@ -201,8 +202,8 @@ def show(summary: IngestSummary, rule: SplitRule) -> None:
     print(f"manifest  {summary.manifest_uri}")
     if summary.num_traces:
         print(f"traces    {summary.num_traces}  {summary.traces_uri}")
-    print(f"rejected  {sum(summary.reasons.values())}  {summary.rejected_uri}")
-    for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1])[:10]:
+    print(f"rejected  {summary.num_rejected}  {summary.rejected_uri}")
+    for reason, count in islice(summary.reasons.items(), 10):
         print(f"  {count:6d}  {reason}")
 
 

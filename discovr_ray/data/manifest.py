@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from discovr_ray.data import storage
+from discovr_ray.data.parquet_file import write_parquet
 from discovr_ray.errors import ManifestError, StorageError
 
 SCHEMA = pa.schema(
@@ -71,13 +72,25 @@ def write_manifest(table: pa.Table, uri: str) -> None:
         ManifestError: a column or value breaks a rule.
         StorageError: the place cannot be written to.
     """
-    table = _sorted(_typed(table, uri))
-    problems = _broken_rules(table, uri)
-    if problems:
-        raise ManifestError("\n  - ".join([f"manifest {uri}:", *problems]))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    storage.write_bytes(uri, sink.getvalue().to_pybytes())
+    write_parquet(checked([_sorted(_typed(table, uri))], uri), SCHEMA, uri)
+
+
+def checked(parts: Iterable[pa.Table], uri: str) -> Iterator[pa.Table]:
+    """Rows on their way into the manifest `uri`, sorted by clip_id.
+
+    Errors:
+        ManifestError: a value breaks a rule.
+    """
+    last = None
+    for part in parts:
+        problems = _broken_rules(part, uri)
+        if part.num_rows:
+            first, previous, last = part["clip_id"][0].as_py(), last, part["clip_id"][-1].as_py()
+            if first == previous:
+                problems.append(f"clip_id must be unique: {first!r} comes more than once")
+        if problems:
+            raise ManifestError("\n  - ".join([f"manifest {uri}:", *problems]))
+        yield part
 
 
 def select_clips(table: pa.Table, split: str, label_filter: Mapping[str, str | float | bool]) -> pa.Table:

@@ -15,11 +15,17 @@ CACHE_KB = 8000  # of pages, and of what is sorted at once
 
 
 def open_scratch() -> sqlite3.Connection:
-    """An empty database of this process alone; statements take effect at once, and nothing can be undone."""
+    """An empty database of this process alone, in a transaction that never ends: nothing can be undone."""
     connection = sqlite3.connect("", isolation_level=None)
     for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{CACHE_KB}", "temp_store = FILE"):
         connection.execute(f"PRAGMA {setting}")
+    connection.execute("BEGIN")  # a transaction for each row takes four times as long
     return connection
+
+
+def run_script(connection: sqlite3.Connection, script: str) -> None:
+    """Several statements, which executescript would leave outside of a transaction."""
+    connection.executescript(f"{script}; BEGIN")
 
 
 @contextmanager
@@ -31,10 +37,12 @@ def scratch() -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def full_disk_named() -> Iterator[None]:
-    """Turn SQLite's failures into StorageError."""
+    """Turn what SQLite says of the disk into StorageError."""
     try:
         yield
     except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+            raise
         raise StorageError(f"temporary tables, in $TMPDIR or /var/tmp: {error}") from error
 
 

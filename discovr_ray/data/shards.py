@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
+from PIL import Image
 
 from discovr_ray.data import storage, watchdog
 from discovr_ray.data.clip import keep_echo, read_checked, resize_frames
@@ -28,7 +29,7 @@ from discovr_ray.data.formats.reader import MAX_SIDE, Frames, VideoInfo
 from discovr_ray.data.outage import without_path
 from discovr_ray.errors import ClipError, ConfigError, StorageError
 
-VERSION = 1  # of the way clips are written; another number makes other shards
+VERSION = 2  # of the way clips are written; another number makes other shards
 FORMATS = {"jpeg": ("avi-mjpeg", b"MJPG"), "lossless": ("avi-png", b"MPNG")}
 BYTES_PER_PIXEL = {"jpeg": 0.45, "lossless": 0.63}  # of ultrasound, to plan shards of about the wanted size
 TEMPORARY = "may pass another time: "  # begins reasons that are not the content's: its shard is not final
@@ -77,17 +78,34 @@ class Attempt(NamedTuple):
     outage: str = ""
 
 
-def plan_shards(clips: pa.Table, settings: ShardSettings) -> list[Shard]:
-    """Which clip goes where: a function of the clips and the settings alone, not of who finishes first."""
-    clips = clips.sort_by("clip_id")
-    frames = clips["num_frames"].to_numpy().astype(np.int64)
-    expected = (frames * settings.size**2 * BYTES_PER_PIXEL[settings.codec]).astype(np.int64)
-    numbers = (np.cumsum(expected) - expected) // (settings.shard_mb * 10**6)
-    starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
-    return [
-        Shard(_name(index, part := clips.slice(start, stop - start), settings), part)
-        for index, (start, stop) in enumerate(zip(starts, [*starts[1:], len(clips)], strict=True))
-    ]
+def plan_shards(parts: Iterable[pa.Table], settings: ShardSettings) -> Iterator[Shard]:
+    """Which clip goes where: a function of the clips and the settings alone, not of who finishes first.
+
+    Args:
+        parts: manifest rows sorted by clip_id.
+    """
+    limit = settings.shard_mb * 10**6
+    index, place, total = 0, 0, 0  # of the shard that is being filled, and the bytes in front of the next clip
+    waiting: list[pa.Table] = []
+    for part in parts:
+        frames = part["num_frames"].to_numpy().astype(np.int64)
+        expected = (frames * settings.size**2 * BYTES_PER_PIXEL[settings.codec]).astype(np.int64)
+        places = (total + np.cumsum(expected) - expected) // limit
+        total += int(expected.sum())
+        starts = np.flatnonzero(np.diff(places, prepend=-1)).tolist()
+        for start, stop in zip(starts, [*starts[1:], part.num_rows], strict=True):
+            if waiting and places[start] != place:
+                yield _shard(index, waiting, settings)
+                index, waiting = index + 1, []
+            place = int(places[start])
+            waiting.append(part.slice(start, stop - start))
+    if waiting:
+        yield _shard(index, waiting, settings)
+
+
+def _shard(index: int, parts: Sequence[pa.Table], settings: ShardSettings) -> Shard:
+    clips = pa.concat_tables(parts)
+    return Shard(_name(index, clips, settings), clips)
 
 
 def _name(index: int, clips: pa.Table, settings: ShardSettings) -> str:
@@ -202,6 +220,12 @@ class Placement(NamedTuple):
 
     def y(self, source: Sequence[float]) -> list[float]:
         return [(value + 0.5 - self.top) / self.scale - 0.5 for value in source]
+
+    def mask(self, source: Frames, size: int) -> Frames:
+        """[H, W] of the source -> [size, size]: the value under the centre of each pixel."""
+        side = self.scale * size
+        box = (self.left, self.top, self.left + side, self.top + side)
+        return np.asarray(Image.fromarray(source).resize((size, size), Image.Resampling.NEAREST, box=box))
 
 
 def placement(row: Mapping[str, Any], settings: ShardSettings) -> Placement:

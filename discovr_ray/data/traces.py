@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,8 +12,10 @@ import pyarrow.parquet as pq
 from discovr_ray.data import storage
 from discovr_ray.data.adapters.listing import Trace
 from discovr_ray.data.manifest import PLACE_RULE, are_trusted_places
+from discovr_ray.data.parquet_file import write_parquet
 from discovr_ray.errors import ManifestError
 
+TRACES_AT_ONCE = 10_000
 SCHEMA = pa.schema(
     [
         ("clip_id", pa.string()),  # of the manifest
@@ -29,13 +32,19 @@ SCHEMA = pa.schema(
 )
 
 
-def write_traces(traces: Iterable[Trace], uri: str) -> None:
-    """Write traces; masks below the folder of `uri` are named relative to it, so that the folder can be moved."""
-    folder = uri.rpartition("/")[0]
-    rows = [trace._asdict() | {"mask_uri": trace.mask_uri.removeprefix(f"{folder}/")} for trace in traces]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA).sort_by([("clip_id", "ascending"), ("frame", "ascending")]), sink)
-    storage.write_bytes(uri, sink.getvalue().to_pybytes())
+def write_traces(traces: Iterable[Trace], uri: str) -> int:
+    """Write traces sorted by clip and frame, and return their number.
+
+    Masks below the folder of `uri` are named relative to it, so that the folder can be moved.
+    """
+    return write_parquet(_parts(traces, f"{uri.rpartition('/')[0]}/"), SCHEMA, uri)
+
+
+def _parts(traces: Iterable[Trace], folder: str) -> Iterator[pa.Table]:
+    left = iter(traces)
+    while some := list(islice(left, TRACES_AT_ONCE)):
+        rows = [trace._asdict() | {"mask_uri": trace.mask_uri.removeprefix(folder)} for trace in some]
+        yield pa.Table.from_pylist(rows, SCHEMA)
 
 
 def read_traces(uri: str) -> list[Trace]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 from ray.exceptions import RayError
 
 from discovr_ray.data import storage, watchdog
-from discovr_ray.data.adapters.listing import Rejected, Trace
+from discovr_ray.data.adapters.listing import Rejected
 from discovr_ray.data.manifest import SCHEMA, with_absolute_uris
 from discovr_ray.data.microbatch import COLUMNS
 from discovr_ray.data.shards import (
@@ -23,7 +24,6 @@ from discovr_ray.data.shards import (
     finished_shards,
     is_final,
     manifest_rows,
-    placement,
     plan_shards,
     read_shard,
     try_clip,
@@ -39,57 +39,63 @@ logger = logging.getLogger(__name__)
 FOLDER = "shards"  # below the manifest's
 TryClip = Callable[[Mapping[str, Any], ShardSettings], Attempt]  # as try_clip
 READ_THREADS = 16  # tables of finished shards read at once
+SHARDS_AT_ONCE = 1000  # of one data set of Ray; their rows are in the driver's memory
 
 
 class Converted(NamedTuple):
     clips: pa.Table  # manifest rows that point into the shards, relative to the output
     rejected: list[Rejected]  # the files of the clips that failed
-    traces: list[Trace]  # of the clips that did not, in pixels of the shards
 
 
 def convert(
-    clips: pa.Table,
+    parts: Iterable[pa.Table],
+    num_clips: int,
     output: str,
     settings: ShardSettings,
-    traces: Sequence[Trace] = (),
-    notes: list[str] | None = None,
     attempt: TryClip = try_clip,
-) -> Converted:
-    """Write the clips into shards below `output`. A shard that is there already is left as it is, if it is final.
+) -> Iterator[Converted]:
+    """Write the clips into shards below `output`, some shards after the other.
 
-    Needs an initialised Ray. A process that dies takes its shard along. The shard is then written by a process that
-    has each clip converted in a further one, whose death names the clip and the cause.
+    A shard that is there already is left as it is, if it is final. Needs an initialised Ray. A process that dies takes
+    its shard along. The shard is then written by a process that has each clip converted in a further one, whose death
+    names the clip and the cause.
 
     Args:
-        clips: manifest rows; relative uris are relative to `output`.
-        traces: of the clips, in pixels of their sources. Those that are mask files are left out, with a note.
-        notes: takes one line for each rule that was applied.
-    Errors:
+        parts: manifest rows sorted by clip_id; relative uris are relative to `output`.
+        num_clips: how many they are, for the log.
+    Errors, on the way:
         StreamError: storage that did not answer, or a shard that could not be written. What is done stays done.
     """
     folder = storage.join(output, FOLDER)
-    shards = plan_shards(with_absolute_uris(clips, output), settings)
-    there = finished_shards(folder)
-    facts = _facts([shard.name for shard in shards if shard.name in there], folder)
-    facts = {name: table for name, table in facts.items() if is_final(table)}
-    missing = {shard.name: shard for shard in shards if shard.name not in facts}
-    logger.info("converting %d clips to %s, %d pixels a side", clips.num_rows, settings.codec, settings.size)
-    logger.info("%d shards, %d of them already there", len(shards), len(shards) - len(missing))
-    if others := there.difference(shard.name for shard in shards):
+    others = there = finished_shards(folder)
+    num_shards = num_found = num_done = 0
+    logger.info("converting %d clips to %s, %d pixels a side", num_clips, settings.codec, settings.size)
+    progress = Progress("converted %d of %d clips", num_clips)
+    shards = plan_shards((with_absolute_uris(part, output) for part in parts), settings)
+    while some := list(islice(shards, SHARDS_AT_ONCE)):
+        facts = _facts([shard.name for shard in some if shard.name in there], folder)
+        facts = {name: table for name, table in facts.items() if is_final(table)}
+        num_shards, num_found = num_shards + len(some), num_found + len(facts)
+        others = others.difference(shard.name for shard in some)
+        progress.leave_out(sum(shard.clips.num_rows for shard in some if shard.name in facts))
+        missing = [shard for shard in some if shard.name not in facts]
+        for written in _write(missing, folder, settings, attempt):
+            num_done += written.clips.num_rows
+            progress.show(num_done)
+        facts |= _facts([shard.name for shard in missing], folder)
+        yield _collect(some, facts, settings)
+    progress.show(num_done, last=True)
+    logger.info("%d shards, %d of them were already there", num_shards, num_found)
+    if others:
         logger.info("%d more shards in the folder belong to other settings or clips; they stay", len(others))
-    progress = Progress("converted %d of %d clips", sum(shard.clips.num_rows for shard in missing.values()))
-    done = 0
+
+
+def _write(shards: Sequence[Shard], folder: str, settings: ShardSettings, attempt: TryClip) -> Iterator[Shard]:
+    """Each shard when it is written."""
+    missing = {shard.name: shard for shard in shards}
     for apart in (False, True):
         for name in _one_pass(list(missing.values()), folder, settings, attempt, apart):
-            done += missing.pop(name).clips.num_rows
-            progress.show(done)
-    progress.show(done, last=True)
-    facts |= _facts([shard.name for shard in shards if shard.name not in facts], folder)
-    rows, rejected = _collect(shards, facts, settings)
-    kept = set(rows["clip_id"].to_pylist())
-    notes = [] if notes is None else notes
-    notes.append(f"clips converted to {settings.codec}, {settings.size} pixels a side, in {folder}")
-    return Converted(rows, rejected, _moved(traces, kept, shards, settings, notes))
+            yield missing.pop(name)
 
 
 def _one_pass(
@@ -140,9 +146,7 @@ def _facts(names: Sequence[str], folder: str) -> dict[str, pa.Table]:
         return dict(zip(names, pool.map(lambda name: read_shard(name, folder), names), strict=True))
 
 
-def _collect(
-    shards: Sequence[Shard], facts: Mapping[str, pa.Table], settings: ShardSettings
-) -> tuple[pa.Table, list[Rejected]]:
+def _collect(shards: Sequence[Shard], facts: Mapping[str, pa.Table], settings: ShardSettings) -> Converted:
     tables: list[pa.Table] = []
     rejected: list[Rejected] = []
     for shard in shards:
@@ -150,23 +154,4 @@ def _collect(
         tables.append(pa.Table.from_pylist(rows, SCHEMA))
         reasons = zip(shard.clips["uri"].to_pylist(), facts[shard.name]["reason"].to_pylist(), strict=True)
         rejected += [Rejected(uri, reason) for uri, reason in reasons if reason]
-    return pa.concat_tables(tables), rejected
-
-
-def _moved(
-    traces: Sequence[Trace], kept: set[str], shards: Sequence[Shard], settings: ShardSettings, notes: list[str]
-) -> list[Trace]:
-    traced = {trace.clip_id for trace in traces if trace.clip_id in kept}
-    places = {
-        row["clip_id"]: placement(row, settings)
-        for shard in shards
-        for row in shard.clips.select(["clip_id", "region", "width", "height"]).to_pylist()
-        if row["clip_id"] in traced
-    }
-    if masks := sum(bool(trace.mask_uri) for trace in traces if trace.clip_id in kept):
-        notes.append(f"traces left out, mask files that do not fit converted frames: {masks}")
-    return [
-        trace._replace(x=places[trace.clip_id].x(trace.x), y=places[trace.clip_id].y(trace.y))
-        for trace in traces
-        if trace.clip_id in places and not trace.mask_uri
-    ]
+    return Converted(pa.concat_tables(tables), rejected)

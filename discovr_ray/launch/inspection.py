@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -21,8 +22,8 @@ from discovr_ray.launch.blocks import map_blocks
 from discovr_ray.launch.progress import Progress
 
 FILES_PER_BLOCK = 16
-MAX_BLOCKS = 2000  # of one pass; each is an object of the driver's
-_FILES = pa.schema([("index", pa.int64()), ("uri", pa.string()), ("fps", pa.float64())])
+MAX_BLOCKS = 2000  # of one data set of Ray; each is an object of the driver's
+_FILES = pa.schema([("number", pa.int64()), ("uri", pa.string()), ("fps", pa.float64())])
 LOST = "the process that looked at this file was lost twice (out of memory?)"
 
 Inspect = Callable[[str, float], "Facts"]  # as inspect_file
@@ -78,66 +79,82 @@ def look_at(content: bytes, fps: float, policy: IngestPolicy, every_frame: bool)
     return Facts(*info, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), details=found)
 
 
-def inspect_files(uris: Sequence[str], inspect: Inspect = inspect_file, fps: Sequence[float] = ()) -> list[Facts]:
-    """Read, hash and decode every frame of every file; one answer per uri, in order.
+class FileToLook(NamedTuple):
+    number: int
+    uri: str
+    fps: float = 0.0  # as of decode.probe
+
+
+def inspect_files(
+    files: Iterable[FileToLook], num_files: int, inspect: Inspect = inspect_file
+) -> Iterator[tuple[int, Facts]]:
+    """Read, hash and decode every frame of every file; (its number, its facts) of each, nearly in order.
 
     Needs an initialised Ray. A process that dies takes its block along, so what is then missing is looked at again,
     each file in a process of its own, whose death names the file and the cause.
 
     Args:
-        fps: of each uri, as of decode.probe; (): nothing is known of any.
-    Errors:
+        num_files: how many `files` are, for the log.
+    Errors, on the way:
         ManifestError: no process could look at anything, as when the package is missing on the workers.
         StreamError: the storage did not answer for minutes; no file is rejected for that.
     """
-    answers: dict[int, Facts] = {}
-    files = pa.table({"index": range(len(uris)), "uri": list(uris), "fps": list(fps) or [0.0] * len(uris)}, _FILES)
-    progress = Progress("looked at %d of %d files", len(uris))
-    for apart in (False, True):
-        missing = pa.array([index for index in range(len(uris)) if index not in answers], pa.int64())
-        if apart and not answers and len(uris) > 4 * FILES_PER_BLOCK:
-            _raise_cause(files, inspect)  # many blocks and not one answer: most likely no file's fault
-        files_per_block = max(1 if apart else FILES_PER_BLOCK, math.ceil(len(missing) / MAX_BLOCKS))
-        for index, facts in _one_pass(files.take(missing), files_per_block, inspect, apart):
+    progress = Progress("looked at %d of %d files", num_files)
+    num_done, left = 0, iter(files)
+    while part := list(islice(left, MAX_BLOCKS * FILES_PER_BLOCK)):
+        for number, facts in _inspect_part(part, inspect, is_first=not num_done):
             if facts.outage:
-                raise StreamError(
-                    f"after {len(answers)} of {len(uris)} files the storage does not answer: {facts.reason}"
-                )
-            answers[index] = facts
-            progress.show(len(answers))
-    if uris and not answers:
-        _raise_cause(files, inspect)
-    progress.show(len(answers), last=True)
-    return [answers.get(index, Facts(reason=LOST)) for index in range(len(uris))]
+                raise StreamError(f"after {num_done} of {num_files} files the storage does not answer: {facts.reason}")
+            num_done += 1
+            progress.show(num_done)
+            yield number, facts
+    progress.show(num_done, last=True)
+
+
+def _inspect_part(part: Sequence[FileToLook], inspect: Inspect, is_first: bool) -> Iterator[tuple[int, Facts]]:
+    """The files of one data set of Ray. `is_first`: whether anybody can look at files is not known yet."""
+    missing = {file.number: file for file in part}
+    for apart in (False, True):
+        nobody_yet = is_first and len(missing) == len(part)
+        if apart and nobody_yet and len(part) > 4 * FILES_PER_BLOCK:
+            _raise_cause(part, inspect)  # many blocks and not one answer: most likely no file's fault
+        files_per_block = max(1 if apart else FILES_PER_BLOCK, math.ceil(len(missing) / MAX_BLOCKS))
+        for number, facts in _one_pass(list(missing.values()), files_per_block, inspect, apart):
+            del missing[number]
+            yield number, facts
+    if is_first and len(missing) == len(part):
+        _raise_cause(part, inspect)
+    yield from ((number, Facts(reason=LOST)) for number in missing)
 
 
 def _one_pass(
-    files: pa.Table, files_per_block: int, inspect: Inspect, apart: bool, max_lost_blocks: int = -1
+    files: Sequence[FileToLook], files_per_block: int, inspect: Inspect, apart: bool, max_lost_blocks: int = -1
 ) -> Iterator[tuple[int, Facts]]:
-    """(index, facts) of the files whose block came back; `apart`: each file in a process of its own."""
-    blocks = [files.slice(start, files_per_block) for start in range(0, files.num_rows, files_per_block)]
+    """(number, facts) of the files whose block came back; `apart`: each file in a process of its own."""
+    table = pa.Table.from_pylist([file._asdict() for file in files], _FILES)
+    blocks = [table.slice(start, files_per_block) for start in range(0, table.num_rows, files_per_block)]
     arguments = [inspect, storage.access(), watchdog.base_limit_s(), apart]
     # what is lost is looked at again anyway; a node may go down during the second pass, too
     for block in map_blocks(_inspect_block, blocks, arguments, int(apart), max_lost_blocks):
         for row in block.to_pylist():
-            yield row.pop("index"), Facts(**row)
+            yield row.pop("number"), Facts(**row)
 
 
-def _raise_cause(files: pa.Table, inspect: Inspect) -> None:
+def _raise_cause(files: Sequence[FileToLook], inspect: Inspect) -> None:
     """Unless a process can be had that looks at a file; what the file does to that process does not matter here."""
     try:
-        list(_one_pass(files.slice(0, 1), 1, inspect, apart=True, max_lost_blocks=0))
+        list(_one_pass(files[:1], 1, inspect, apart=True, max_lost_blocks=0))
     except RayError as error:
-        raise ManifestError(f"no process could look at any of {files.num_rows} files: {error}") from error
+        raise ManifestError(f"no process could look at any of {len(files)} files: {error}") from error
 
 
 def _inspect_block(block: pa.Table, inspect: Inspect, access: storage.Access, limit_s: float, apart: bool) -> pa.Table:
     storage.adopt(access)
     watchdog.adopt(limit_s)
-    columns: dict[str, list[Any]] = {name: [] for name in ("index", *Facts._fields)}
+    columns: dict[str, list[Any]] = {name: [] for name in ("number", *Facts._fields)}
     for row in block.to_pylist():
         facts = _inspect_apart(inspect, row) if apart else _inspect(inspect, row)
-        columns["index"].append(row["index"])
+        columns["number"].append(row["number"])
         for name, value in facts._asdict().items():
             columns[name].append(value)
     return pa.table(columns)

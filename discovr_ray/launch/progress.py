@@ -18,6 +18,10 @@ class Progress:
         self._total = total
         self._start = self._shown = time.monotonic()
 
+    def leave_out(self, number: int) -> None:
+        """So many are there already: they are none of those that take time."""
+        self._total -= number
+
     def show(self, done: int, last: bool = False) -> None:
         now = time.monotonic()
         if not last and now - self._shown < EVERY_S:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from discovr_ray.data.adapters.listing import AdapterOptions, Listing, Rejected, Row
+from discovr_ray.data.adapters.listing import AdapterOptions, Row
 from discovr_ray.data.formats.reader import Details
 from discovr_ray.errors import ManifestError
 from discovr_ray.launch.inspection import Facts
-from discovr_ray.launch.splits import SplitRule, check_patients
+from discovr_ray.launch.splits import SplitRule
 
 
 class Looked(NamedTuple):
@@ -20,36 +20,17 @@ class Looked(NamedTuple):
     details: Details
 
 
-def worth_a_look(
-    listings: Sequence[Listing], options: AdapterOptions, split_rule: SplitRule
-) -> tuple[list[Row], list[Rejected]]:
-    """Rows to look at, and all files that their sources' word already rules out.
-
-    A file that several sources name is one file: the first source that takes it counts, else the first reason.
+def reason_against(row: Row, options: AdapterOptions, split_rule: SplitRule) -> str:
+    """Why the source's word alone rules a row out; "" when it does not.
 
     Errors:
-        ManifestError: the sources put a patient into two splits, or have a label of a threshold's name; said before
-            hours of looking.
+        ManifestError: it has a label of a threshold's name; said before hours of looking.
     """
-    listed = [row for listing in listings for row in listing.rows]
-    rows, ruled_out = [], []
-    for row in {row.uri: row for row in reversed(listed)}.values():
-        reason = split_rule.reason_against(row.split) or (_reason_against(row.view, options) if row.view else "")
-        if reason:
-            ruled_out.append(Rejected(row.uri, reason))
-        else:
-            rows.append(row)
-    rows.reverse()
-    for row in rows if options.thresholds else ():
+    if reason := split_rule.reason_against(row.split) or (_reason_against(row.view, options) if row.view else ""):
+        return reason
+    if options.thresholds:
         _check_free(json.loads(row.labels), options.thresholds)
-    if split_rule.rule == "given":
-        check_patients([row.patient_id for row in rows], [row.split for row in rows])
-    rejected: dict[str, Rejected] = {}
-    for item in (*(item for listing in listings for item in listing.rejected), *reversed(ruled_out)):
-        rejected.setdefault(item.uri, item)
-    for row in rows:
-        rejected.pop(row.uri, None)
-    return rows, list(rejected.values())
+    return ""
 
 
 def merged(row: Row, facts: Facts, options: AdapterOptions) -> Looked:
@@ -70,39 +51,25 @@ def merged(row: Row, facts: Facts, options: AdapterOptions) -> Looked:
     return Looked(row._replace(clip_id=clip_id, patient_id=patient_id, view=view, labels=text), facts, details)
 
 
-def with_unique_ids(looked: Sequence[Looked]) -> tuple[list[Looked], list[Rejected]]:
-    """Files that share an id: equal contents are one clip, others get `~` and 8 digits of their hash behind the id.
+class ClassCount:
+    """How many clips are on which side of each threshold, and how many have no such label."""
 
-    So the ids do not depend on where the files lie or in which order the sources were named. A clip without a patient
-    is a patient of its own.
-    """
-    contents: dict[str, set[str]] = defaultdict(set)
-    for item in looked:
-        contents[item.row.clip_id].add(item.facts.sha256)
-    kept: dict[str, Looked] = {}
-    rejected = []
-    for item in looked:
-        clip_id, content = item.row.clip_id, item.facts.sha256
-        if len(contents[clip_id]) > 1:
-            clip_id = f"{clip_id}~{content[:8]}"
-        if clip_id in kept:
-            rejected.append(Rejected(item.row.uri, "same id and content as another file of the sources"))
-        else:
-            row = item.row._replace(clip_id=clip_id, patient_id=item.row.patient_id or clip_id)
-            kept[clip_id] = item._replace(row=row)
-    return list(kept.values()), rejected
+    def __init__(self, thresholds: Mapping[str, float]) -> None:
+        self._thresholds = thresholds
+        self._counts = {name: Counter[int | None]() for name in thresholds}
 
+    def add(self, labels: Iterable[str]) -> None:
+        """Clips with these labels, JSON objects."""
+        for text in labels if self._thresholds else ():
+            found = json.loads(text)
+            for name, counts in self._counts.items():
+                counts[found.get(f"low_{name}")] += 1
 
-def class_notes(looked: Sequence[Looked], thresholds: Mapping[str, float]) -> list[str]:
-    """For each threshold, how many clips are on which side of it, and how many have no such label."""
-    notes = []
-    for name, limit in thresholds.items():
-        classes = [json.loads(item.row.labels).get(f"low_{name}") for item in looked]
-        without = classes.count(None)
-        notes.append(f"low_{name}: {classes.count(1)} of {len(classes) - without} clips are below {limit:g}")
-        if without:
-            notes[-1] += f"; {without} have no number {name}"
-    return notes
+    def notes(self) -> Iterator[str]:
+        for name, counts in self._counts.items():
+            with_label = counts[0] + counts[1]
+            missing = f"; {counts[None]} have no number {name}" if counts[None] else ""
+            yield f"low_{name}: {counts[1]} of {with_label} clips are below {self._thresholds[name]:g}{missing}"
 
 
 def _reason_against(view: str, options: AdapterOptions) -> str:

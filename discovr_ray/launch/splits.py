@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -14,6 +13,14 @@ from discovr_ray.errors import ManifestError
 from discovr_ray.randomness import clip_key, uniform
 
 SPLIT_SALT = 0x53504C4954  # so that the split is independent of everything else that is drawn from a key
+
+
+class Torn(NamedTuple):
+    """A patient in several splits, and how many such patients there are."""
+
+    patient_id: str
+    splits: list[str]
+    num_patients: int
 
 
 @dataclass(frozen=True)
@@ -33,43 +40,33 @@ class SplitRule:
             return ""
         return f"split {split!r} is none of TRAIN, VAL and TEST (--split-rule hash ignores it)"
 
+    def check(self, torn: Torn | None) -> None:
+        """Refuses patients in several splits, where the sources' word counts.
+
+        Errors:
+            ManifestError: names one such patient and their number.
+        """
+        if torn and self.rule == "given":
+            raise ManifestError(
+                f"{torn.num_patients} patient(s) would be in more than one split, such as {torn.patient_id!r} in "
+                f"{' and '.join(torn.splits)}; --split-rule hash gives every patient one split of its own"
+            )
+
     def of_clips(self, patients: Sequence[str], given: Sequence[str]) -> list[str]:
-        """Splits of clips. A clip without one gets that of its patient's other clips, else it is drawn by hash.
+        """Splits of clips; drawn by hash of the patient where nothing is given.
 
         Args:
-            given: what the sources say, "" for nothing.
-        Errors:
-            ManifestError: a patient would be in two splits.
+            given: what the sources say of the patients' clips, "" for nothing.
         """
         if self.rule == "none":
             return [""] * len(patients)
         drawn = hashed_splits(patients, self.fractions)
         if self.rule == "hash":
             return drawn
-        check_patients(patients, given)
-        of_patient = {patient: split for patient, split in zip(patients, given, strict=True) if split}
-        return [of_patient.get(patient, split) for patient, split in zip(patients, drawn, strict=True)]
+        return [said or split for said, split in zip(given, drawn, strict=True)]
 
 
 def hashed_splits(patients: Sequence[str], fractions: tuple[float, float, float]) -> list[str]:
     keys = np.array([clip_key(patient) for patient in patients], np.uint64)
     bounds = np.cumsum(fractions)[:2]
     return [SPLITS[place] for place in np.searchsorted(bounds, uniform(SPLIT_SALT, keys), side="right").tolist()]
-
-
-def check_patients(patients: Iterable[str], given: Iterable[str]) -> None:
-    """Refuses a patient in two splits; empty patients and splits are unknown.
-
-    Errors:
-        ManifestError: names one such patient and their number.
-    """
-    splits: dict[str, set[str]] = defaultdict(set)
-    for patient, split in zip(patients, given, strict=True):
-        if patient and split:
-            splits[patient].add(split)
-    torn = [patient for patient, found in splits.items() if len(found) > 1]
-    if torn:
-        raise ManifestError(
-            f"{len(torn)} patient(s) would be in more than one split, such as {torn[0]!r} in "
-            f"{' and '.join(sorted(splits[torn[0]]))}; --split-rule hash gives every patient one split of its own"
-        )

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from listed import list_source
 
-from discovr_ray.data.adapters import list_source
 from discovr_ray.data.adapters.listing import AdapterOptions
 from discovr_ray.errors import ManifestError, StorageError
 

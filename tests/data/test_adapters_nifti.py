@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from barcode import read_barcodes
+from listed import Listing, list_source
 from nifti_files import nifti, zipped
 from nifti_layouts import NUM_FRAMES, mask, write_camus, write_cardiacnet, write_info, write_lists
 
-from discovr_ray.data.adapters import find_adapter, list_source
-from discovr_ray.data.adapters.listing import AdapterOptions, Listing
+from discovr_ray.data.adapters import find_adapter
+from discovr_ray.data.adapters.listing import AdapterOptions
 from discovr_ray.data.decode import decode_frames
 from discovr_ray.data.formats.nifti import read_mask
 from discovr_ray.errors import ClipError, ManifestError, StorageError

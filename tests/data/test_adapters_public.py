@@ -8,10 +8,11 @@ from pathlib import Path
 import layouts
 import numpy as np
 import pytest
+from listed import Listing, list_source
 from PIL import Image, ImageDraw
 
-from discovr_ray.data.adapters import find_adapter, list_source
-from discovr_ray.data.adapters.listing import AdapterOptions, Listing, Row
+from discovr_ray.data.adapters import find_adapter
+from discovr_ray.data.adapters.listing import AdapterOptions, Row
 from discovr_ray.data.adapters.polygons import area
 from discovr_ray.data.synthetic import ground_truth
 from discovr_ray.errors import ManifestError, StorageError

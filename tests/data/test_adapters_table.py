@@ -11,8 +11,9 @@ import layouts
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from listed import list_source
 
-from discovr_ray.data.adapters import find_adapter, list_source
+from discovr_ray.data.adapters import find_adapter
 from discovr_ray.data.adapters.listing import AdapterOptions
 from discovr_ray.errors import ManifestError, StorageError
 

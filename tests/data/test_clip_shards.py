@@ -18,7 +18,7 @@ from discovr_ray.data.decode import probe
 from discovr_ray.data.formats.avi_writer import write_avi
 from discovr_ray.data.formats.riff import read_avi
 from discovr_ray.data.manifest import SCHEMA
-from discovr_ray.data.shards import ShardSettings, convert_clip, plan_shards, write_shard
+from discovr_ray.data.shards import Shard, ShardSettings, convert_clip, plan_shards, write_shard
 from discovr_ray.errors import ClipError, ConfigError, StorageError
 
 NUM_FRAMES = 40
@@ -46,10 +46,16 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [manifest_row(path) for path in sorted(folder.iterdir())]
 
 
+def planned(rows: list[dict[str, Any]], settings: ShardSettings | None = None, at_once: int = 2) -> list[Shard]:
+    clips = pa.Table.from_pylist(rows, SCHEMA).sort_by("clip_id")
+    parts = [clips.slice(start, at_once) for start in range(0, clips.num_rows, at_once)]
+    return list(plan_shards(parts, settings or ShardSettings()))
+
+
 def write(rows: list[dict[str, Any]], output: Path, settings: ShardSettings) -> list[dict[str, Any]]:
     """Shards of the rows -> the rows that point into them."""
     found = []
-    for shard in plan_shards(pa.Table.from_pylist(rows, SCHEMA), settings):
+    for shard in planned(rows, settings):
         write_shard(shard, str(output), settings)
         found += shards.manifest_rows(shard, shards.read_shard(shard.name, str(output)), str(output), settings)
     return found
@@ -108,14 +114,15 @@ def test_where_a_clip_goes_depends_on_ids_and_lengths_alone() -> None:
     # 0.45 bytes for each of 100 x 100 pixels x 100 frames: 450 kB a clip, so the third one starts beyond 1 MB
     rows = [fake_row(f"clip{number}", num_frames=100) for number in range(7)]
     settings = ShardSettings(size=100, shard_mb=1)
-    plan = plan_shards(pa.Table.from_pylist(rows, SCHEMA), settings)
+    plan = planned(rows, settings)
     assert [shard.clips["clip_id"].to_pylist() for shard in plan] == [
         ["clip0", "clip1", "clip2"],
         ["clip3", "clip4"],
         ["clip5", "clip6"],
     ]
-    again = plan_shards(pa.Table.from_pylist(rows[::-1], SCHEMA), settings)
-    assert [shard.name for shard in again] == [shard.name for shard in plan]
+    for at_once in (1, 3, 7):
+        again = planned(rows[::-1], settings, at_once)
+        assert [shard.name for shard in again] == [shard.name for shard in plan]
     assert plan[0].name.startswith("shard-00000-")
 
 
@@ -123,7 +130,7 @@ def test_names_change_with_all_that_changes_the_bytes() -> None:
     row = fake_row("a")
 
     def name(row: dict[str, Any], settings: ShardSettings | None = None) -> str:
-        return plan_shards(pa.Table.from_pylist([row], SCHEMA), settings or ShardSettings())[0].name
+        return planned([row], settings)[0].name
 
     others = [
         name(row, ShardSettings(size=128)),
@@ -150,7 +157,7 @@ def fake_row(clip_id: str, **more: Any) -> dict[str, Any]:
 def test_a_clip_that_fails_is_refused_and_the_others_stay(folder: Path, tmp_path: Path) -> None:
     rows = rows_of(folder)
     rows[1] |= {"sha256": "0" * 64}
-    (shard,) = plan_shards(pa.Table.from_pylist(rows, SCHEMA), ShardSettings())
+    (shard,) = planned(rows)
     write_shard(shard, str(tmp_path), ShardSettings())
     facts = shards.read_shard(shard.name, str(tmp_path))
     assert [bool(reason) for reason in facts["reason"].to_pylist()] == [False, True, False]
@@ -163,7 +170,7 @@ def test_a_clip_that_fails_is_refused_and_the_others_stay(folder: Path, tmp_path
 
 
 def test_an_outage_leaves_no_shard(folder: Path, tmp_path: Path) -> None:
-    (shard,) = plan_shards(pa.Table.from_pylist(rows_of(folder), SCHEMA), ShardSettings())
+    (shard,) = planned(rows_of(folder))
     outage = shards.Attempt(outage="nobody answers")
     with pytest.raises(StorageError, match="nobody answers"):
         write_shard(shard, str(tmp_path), ShardSettings(), lambda row, settings: outage)

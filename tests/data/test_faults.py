@@ -337,11 +337,11 @@ def test_ingest_makes_the_same_manifest(bucket: Bucket, echo: Echo, echo_manifes
 
 @pytest.mark.ray
 def test_settings_reach_the_tasks(ray_cluster: None, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    from discovr_ray.launch.inspection import Facts, inspect_files
+    from discovr_ray.launch.inspection import Facts, FileToLook, inspect_files
 
     def ask(uri: str, fps: float) -> Facts:  # local, so that it travels to the workers by value
         return Facts(num_frames=storage.settings().attempts, sha256=os.environ["AWS_ENDPOINT_URL"])
 
     storage.configure(dataclasses.replace(storage.settings(), attempts=9))
-    (facts,) = inspect_files(["x"], ask)
+    ((_, facts),) = inspect_files([FileToLook(0, "x")], 1, ask)
     assert (facts.num_frames, facts.sha256) == (9, os.environ["AWS_ENDPOINT_URL"])

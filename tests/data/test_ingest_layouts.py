@@ -12,9 +12,9 @@ import layouts
 import pyarrow.parquet as pq
 import pytest
 from dicom_files import cine, echo_screen
+from listed import list_source
 
 from discovr_ray.data import storage
-from discovr_ray.data.adapters import list_source
 from discovr_ray.data.adapters.listing import AdapterOptions
 from discovr_ray.data.formats.policy import ID_KEY
 from discovr_ray.data.manifest import read_manifest

@@ -17,6 +17,7 @@ from discovr_ray.data.adapters.listing import AdapterOptions
 from discovr_ray.data.clip import load_clip
 from discovr_ray.data.formats.nifti import read_mask
 from discovr_ray.data.manifest import read_manifest
+from discovr_ray.data.shards import ShardSettings, placement
 from discovr_ray.data.traces import read_traces
 from discovr_ray.errors import ManifestError
 from discovr_ray.launch.ingest import ingest
@@ -50,6 +51,24 @@ def test_camus_to_manifest_traces_and_clips(tmp_path: Path) -> None:
     assert np.array_equal(values == ventricle.mask_value, mask(35) == 1)
     clip = load_clip(rows[4], DataConfig(num_frames=4, frame_stride=2, image_size=32), 0.0)
     assert clip.frames.shape == (4, 32, 32)
+
+
+def test_masks_of_camus_fit_the_converted_frames(tmp_path: Path) -> None:
+    source = write_camus(tmp_path / "camus")
+    plain = ingest([str(source)], str(tmp_path / "plain"))
+    done = ingest([str(source)], str(tmp_path / "out"), shards=ShardSettings(size=40, codec="lossless"))
+    assert done.num_traces == plain.num_traces > 0
+    (tmp_path / "out").rename(tmp_path / "moved")
+    rows = {row["clip_id"]: row for row in read_manifest(f"{tmp_path}/plain/manifest.parquet").to_pylist()}
+    before, after = (read_traces(f"{tmp_path}/{name}/traces.parquet") for name in ("plain", "moved"))
+    for old, new in zip(before, after, strict=True):
+        assert new[:3] == old[:3]
+        assert new.mask_value == old.mask_value
+        assert new.mask_uri.startswith(f"{tmp_path}/moved/masks/")
+        row = rows[old.clip_id]
+        mask = read_mask(storage.read_bytes(old.mask_uri), row["height"], row["width"])
+        expected = placement(row, ShardSettings(size=40)).mask(mask, 40)
+        assert np.array_equal(read_mask(storage.read_bytes(new.mask_uri), 40, 40), expected)
 
 
 @pytest.mark.s3

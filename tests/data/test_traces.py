@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from discovr_ray.data import traces
 from discovr_ray.data.adapters.listing import Trace
 from discovr_ray.data.traces import read_traces, write_traces
 from discovr_ray.errors import ManifestError, StorageError
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     polygon = Trace("b", 4, "lv", [1.5, 2.5, 3.5], [0.0, 1.0, 0.25])
-    masks = [Trace("a", n, "la", mask_uri=f"{tmp_path}/set/masks/{n}.nii.gz", mask_value=3) for n in (9, 2)]
+    masks = [Trace("a", n, "la", mask_uri=f"{tmp_path}/set/masks/{n}.nii.gz", mask_value=3) for n in (2, 9)]
     far = Trace("c", 0, "lv", mask_uri="s3://bucket/mask.nii.gz", mask_value=1)
     (tmp_path / "set").mkdir()
-    write_traces([far, polygon, *masks], f"{tmp_path}/set/traces.parquet")
+    monkeypatch.setattr(traces, "TRACES_AT_ONCE", 3)
+    assert write_traces([*masks, polygon, far], f"{tmp_path}/set/traces.parquet") == 4
     shutil.move(tmp_path / "set", tmp_path / "moved")
     found = read_traces(f"{tmp_path}/moved/traces.parquet")
     assert [(trace.clip_id, trace.frame) for trace in found] == [("a", 2), ("a", 9), ("b", 4), ("c", 0)]

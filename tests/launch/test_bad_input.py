@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ def test_each_broken_file_is_rejected_with_its_reason(tmp_path: Path) -> None:
         assert (row["num_frames"], row["height"], row["width"]) == (NUM_FRAMES, SIDE, SIDE)
 
 
+def files_of(uris: Iterable[str]) -> list[inspection.FileToLook]:
+    return [inspection.FileToLook(number, uri) for number, uri in enumerate(uris)]
+
+
 @pytest.mark.chaos
 def test_decoders_that_crash_or_hang_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def look(uri: str, fps: float) -> inspection.Facts:  # local, so that it travels to the workers by value
@@ -68,7 +72,8 @@ def test_decoders_that_crash_or_hang_are_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(inspection, "FILES_PER_BLOCK", 4)
     uris = [str(number) for number in range(40)]
     uris[5], uris[6], uris[20], uris[38] = bad = ["hangs", "crashes", "hangs outside of Python", "ends"]
-    answers = dict(zip(uris, inspection.inspect_files(uris, look), strict=True))
+    found = dict(inspection.inspect_files(files_of(uris), len(uris), look))
+    answers = {uri: found[number] for number, uri in enumerate(uris)}
     assert "took longer than 1.5 s" in answers["hangs"].reason
     assert "took longer than 1.5 s" in answers["hangs outside of Python"].reason
     assert answers["crashes"].reason == "the decoder crashed: SIGSEGV"
@@ -102,10 +107,12 @@ def test_many_files_of_which_each_block_holds_one_that_crashes(monkeypatch: pyte
     monkeypatch.setattr(inspection, "map_blocks", counted)
     monkeypatch.setattr(inspection, "FILES_PER_BLOCK", 2)
     monkeypatch.setattr(inspection, "MAX_BLOCKS", 5)
-    answers = inspection.inspect_files([str(number) for number in range(10)], look)
-    assert [facts.reason for facts in answers] == ["the decoder crashed: SIGSEGV", ""] * 5
-    assert [facts.num_bytes for facts in answers[1::2]] == [1, 3, 5, 7, 9]
-    assert num_blocks == [5, 1, 5]  # all of them, one file to see whether anybody can look, all of them again
+    files = files_of(str(number) for number in range(12))
+    answers = dict(inspection.inspect_files(iter(files), 12, look))
+    assert [answers[number].reason for number in range(12)] == ["the decoder crashed: SIGSEGV", ""] * 6
+    assert [answers[number].num_bytes for number in range(1, 12, 2)] == [1, 3, 5, 7, 9, 11]
+    # a data set of five blocks, one file to see whether anybody can look, all of them again; then the other two files
+    assert num_blocks == [5, 1, 5, 1, 2]
 
 
 def test_a_read_that_hangs_is_no_files_fault(tmp_path: Path) -> None:

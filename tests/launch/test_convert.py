@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from broken_videos import SIDE, broken_avis, broken_mp4s, mjpeg, pictures, video
@@ -25,10 +26,13 @@ from discovr_ray.config import DataConfig
 from discovr_ray.data import shards, storage, watchdog
 from discovr_ray.data.adapters.listing import Trace
 from discovr_ray.data.clip import load_clip
+from discovr_ray.data.formats.nifti import encode_mask, read_mask
 from discovr_ray.data.manifest import read_manifest
 from discovr_ray.data.shards import ShardSettings
-from discovr_ray.launch.convert import convert
+from discovr_ray.launch.convert import Converted, convert
+from discovr_ray.launch.convert_traces import convert_traces
 from discovr_ray.launch.ingest import ingest
+from discovr_ray.launch.ledger import TracedClip
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ShardSettings(size=SIDE, codec="lossless")
@@ -45,6 +49,13 @@ def digests(output: Path) -> dict[str, str]:
         for path in sorted(output.rglob("*"))
         if path.is_file()
     }
+
+
+def converted(clips: pa.Table, output: Path, settings: ShardSettings, **more: Any) -> Converted:
+    """All parts as one."""
+    parts = list(convert([clips.slice(0, 4), clips.slice(4)], clips.num_rows, str(output), settings, **more))
+    clips = pa.concat_tables([part.clips for part in parts])
+    return Converted(clips, [item for part in parts for item in part.rejected])
 
 
 @pytest.fixture(scope="module")
@@ -139,19 +150,46 @@ def test_what_is_done_is_not_done_again(source: Path, ray_cluster: None, tmp_pat
 
 
 @pytest.mark.ray
-def test_traces_follow_the_frames(source: Path, ray_cluster: None, tmp_path: Path) -> None:
-    plain = read_manifest(ingest([str(source)], str(tmp_path)).manifest_uri)
+def test_traces_follow_the_frames(ray_cluster: None, tmp_path: Path) -> None:
     # 72 x 88 pixels: 8 columns go on either side, then 72 pixels become 36
     corners = {"x": [8.0, 79.0], "y": [0.0, 71.0]}
+    rows, columns = np.indices((72, 88))
+    source = {"plain": columns // 2 % 200 + 20, "cut": np.where(columns < 44, 1, 3) + (rows < 20)}
+    for name, values in source.items():
+        (tmp_path / f"{name}.nii.gz").write_bytes(encode_mask(values.astype(np.uint8)))
+    (tmp_path / "small.nii.gz").write_bytes(encode_mask(np.ones((36, 44), np.uint8)))
     traces = [
-        Trace("clip1", 3, "lv", **corners),
-        Trace("clip1", 4, "lv", mask_uri="/somewhere/mask.nii", mask_value=1),
-        Trace("unknown", 0, "lv", **corners),
+        TracedClip(Trace("a", 3, "lv", **corners), 9, None, 72, 88),
+        *(mask_of("a", 4, value, f"{tmp_path}/plain.nii.gz") for value in (30, 40)),
+        mask_of("a", 5, 1, f"{tmp_path}/missing.nii.gz"),
+        mask_of("b", 4, 1, f"{tmp_path}/small.nii.gz"),
+        # of the region's 24 rows and 44 columns the middle 24 columns stay
+        mask_of("b", 5, 3, f"{tmp_path}/cut.nii.gz", region=[22, 10, 66, 34]),
     ]
-    notes: list[str] = []
-    moved = convert(plain, str(tmp_path), ShardSettings(size=36), traces, notes).traces
-    assert moved == [Trace("clip1", 3, "lv", [-0.25, 35.25], [-0.25, 35.25])]
-    assert notes[-1] == "traces left out, mask files that do not fit converted frames: 1"
+    (moved,) = convert_traces(traces, str(tmp_path / "out"), ShardSettings(size=36))
+    outline, first, second, cut = moved.traces
+    assert outline == Trace("a", 3, "lv", [-0.25, 35.25], [-0.25, 35.25])
+    assert (first.mask_value, second.mask_value, cut.mask_value) == (30, 40, 3)
+    assert first.mask_uri == second.mask_uri != cut.mask_uri
+    assert moved.lost == {
+        f"{tmp_path}/missing.nii.gz": moved.lost[f"{tmp_path}/missing.nii.gz"],
+        f"{tmp_path}/small.nii.gz": "mask of 36 x 44 pixels for a frame of 72 x 88",
+    }
+    assert "no such file" in moved.lost[f"{tmp_path}/missing.nii.gz"]
+    kept = read_mask(storage.read_bytes(first.mask_uri), 36, 36)
+    assert np.array_equal(kept, source["plain"][1::2, 9:80:2])  # the pixel under each pixel's centre
+    kept = read_mask(storage.read_bytes(cut.mask_uri), 36, 36)
+    # 24 pixels become 36, and column 44 is the 12th of them: pixel 18
+    assert set(np.unique(kept[:, :18])) == {1, 2}
+    assert set(np.unique(kept[:, 18:])) == {3, 4}
+    assert np.array_equal(kept[:, 0] == 2, np.arange(36) < 15)  # rows 10 to 19 of the source
+    names = {path.name for path in (tmp_path / "out" / "masks").iterdir()}
+    assert len(names) == 2
+    assert all(re.fullmatch(r"[0-9a-f]{32}\.nii\.gz", name) for name in names)
+
+
+def mask_of(clip_id: str, frame: int, value: int, uri: str, region: list[int] | None = None) -> TracedClip:
+    return TracedClip(Trace(clip_id, frame, "lv", mask_uri=uri, mask_value=value), 9, region, 72, 88)
 
 
 @pytest.mark.ray
@@ -169,7 +207,7 @@ def test_decoders_that_crash_or_hang_cost_only_their_clips(
 
     plain = read_manifest(ingest([str(source)], str(tmp_path)).manifest_uri)
     monkeypatch.setenv(watchdog.LIMIT_VARIABLE, "1.5")
-    found = convert(plain, str(tmp_path), SETTINGS, attempt=dies)
+    found = converted(plain, tmp_path, SETTINGS, attempt=dies)
     assert found.clips["clip_id"].to_pylist() == ["clip0", "clip1", "clip4", "clip5"]
     reasons = {Path(item.uri).stem: item.reason for item in found.rejected}
     assert reasons["clip2"] == "the decoder crashed: SIGSEGV"
@@ -183,18 +221,18 @@ def test_what_may_pass_another_time_is_tried_again(source: Path, ray_cluster: No
     shutil.copytree(source, videos)
     clips = read_manifest(ingest([str(videos)], str(plain)).manifest_uri)
     small = ShardSettings(size=224, shard_mb=1)  # four shards
-    convert(clips, str(tmp_path / "whole"), small)
+    converted(clips, tmp_path / "whole", small)
     output, content = tmp_path / "out", (videos / "clip1.mp4").read_bytes()
     (videos / "clip1.mp4").unlink()
-    (refused,) = convert(clips, str(output), small).rejected
+    (refused,) = converted(clips, output, small).rejected
     assert refused.uri == str(videos / "clip1.mp4")
     assert re.fullmatch("may pass another time: the source: .*no such file or folder", refused.reason)
     times = {path: path.stat().st_mtime_ns for path in (output / "shards").iterdir()}
     (videos / "clip1.mp4").write_bytes(content)
-    assert convert(clips, str(output), small).rejected == []
+    assert converted(clips, output, small).rejected == []
     assert digests(output) == digests(tmp_path / "whole")  # as if nothing had been missing
     assert sum(path.stat().st_mtime_ns != time for path, time in times.items()) == 2  # one shard and its table
-    assert convert(clips, str(output), small).clips.num_rows == 6
+    assert converted(clips, output, small).clips.num_rows == 6
 
 
 JOB = [sys.executable, str(ROOT / "jobs" / "ingest.py")]

@@ -50,6 +50,12 @@ def copy(echo_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
+def answers_of(uris: list[str], inspect: inspection.Inspect = inspection.inspect_file) -> dict[str, inspection.Facts]:
+    files = [inspection.FileToLook(number, uri) for number, uri in enumerate(uris)]
+    answers = dict(inspection.inspect_files(files, len(files), inspect))
+    return {uri: answers[number] for number, uri in enumerate(uris)}
+
+
 def videos_of(folder: Path) -> list[Path]:
     return sorted((folder / "Videos").iterdir())
 
@@ -181,8 +187,7 @@ def test_a_file_that_kills_its_process_costs_only_itself(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(inspection, "FILES_PER_BLOCK", 4)
     uris = ["a", "b", "killer", "d", "e", "odd", "g"]
-    answers = inspection.inspect_files(uris, dies_on_one_file)
-    reasons = dict(zip(uris, (facts.reason for facts in answers), strict=True))
+    reasons = {uri: facts.reason for uri, facts in answers_of(uris, dies_on_one_file).items()}
     assert "SIGKILL" in reasons.pop("killer")
     assert reasons.pop("odd") == "MemoryError: too much"
     assert set(reasons.values()) == {""}
@@ -193,7 +198,7 @@ def test_storage_that_does_not_answer_rejects_no_file(monkeypatch: pytest.Monkey
     with pytest.raises(
         StreamError, match=r"of 2 files the storage does not answer: a file in .*: cannot read: Input/output"
     ):
-        inspection.inspect_files(["/proc/self/mem", "/missing"])
+        answers_of(["/proc/self/mem", "/missing"])
 
 
 @pytest.mark.chaos
@@ -201,7 +206,7 @@ def test_workers_that_cannot_work_are_no_files_fault(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(inspection, "FILES_PER_BLOCK", 1)
     # this module cannot be imported on the workers, as when the package is not installed there
     with pytest.raises(ManifestError, match=r"(?s)could look at any of 6 files.*No module named 'test_ingest'"):
-        inspection.inspect_files(list("abcdef"), known_here_only)
+        answers_of(list("abcdef"), known_here_only)
 
 
 def known_here_only(uri: str, fps: float) -> inspection.Facts:

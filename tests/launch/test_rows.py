@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from discovr_ray.data.adapters.listing import AdapterOptions, Listing, Rejected, Row
+from discovr_ray.data.adapters.listing import AdapterOptions, Row
 from discovr_ray.data.formats.reader import Details
 from discovr_ray.errors import ManifestError
 from discovr_ray.launch.inspection import Facts
-from discovr_ray.launch.rows import class_notes, merged, with_unique_ids, worth_a_look
+from discovr_ray.launch.rows import ClassCount, merged, reason_against
 from discovr_ray.launch.splits import SplitRule
 
 OWN = Details(clip_id="file id", patient_id="file patient", view="PLAX", labels='{"ef": 1, "heart_rate_bpm": 70}')
@@ -65,7 +65,10 @@ def test_classes_by_threshold() -> None:
     looked = [merged(row(labels=text), facts(Details()), options) for text in labels]
     classes = [{key: value for key, value in json.loads(item.row.labels).items() if "low" in key} for item in looked]
     assert classes == [{"low_ef": 1, "low_rvef": 0}, {"low_ef": 0}, {}, {}, {}]
-    assert class_notes(looked, options.thresholds) == [
+    count = ClassCount(options.thresholds)
+    count.add(item.row.labels for item in looked[:2])
+    count.add(item.row.labels for item in looked[2:])
+    assert list(count.notes()) == [
         "low_ef: 1 of 2 clips are below 50; 3 have no number ef",
         "low_rvef: 0 of 1 clips are below 45; 4 have no number rvef",
     ]
@@ -75,41 +78,14 @@ def test_classes_by_threshold() -> None:
 
 def test_views() -> None:
     options = AdapterOptions(views=("A4C", "PSAX"))
-    rows = [row(uri="1", view="A4C"), row(uri="2", view="PLAX"), row(uri="3")]
-    kept, rejected = worth_a_look([Listing(rows, [])], options, SplitRule())
-    assert [item.uri for item in kept] == ["1", "3"]
-    assert [tuple(item) for item in rejected] == [("2", "view 'PLAX' is none of --views A4C,PSAX")]
+    reasons = [reason_against(row(view=view), options, SplitRule()) for view in ("A4C", "PLAX", "")]
+    assert reasons == ["", "view 'PLAX' is none of --views A4C,PSAX", ""]
     assert merged(row(), facts(OWN), options).facts.reason == "view 'PLAX' is none of --views A4C,PSAX"
     assert merged(row(), facts(Details(view="PSAX")), options).facts.reason == ""
 
 
-def test_what_the_listing_rules_out_is_never_opened() -> None:
-    first, second = row(uri="1", split="TRAIN", patient_id="p"), row(uri="2", split="VAL", patient_id="p")
-    with pytest.raises(ManifestError, match=r"'p' in TRAIN and VAL"):
-        worth_a_look([Listing([first], []), Listing([second], [])], AdapterOptions(), SplitRule())
-    kept, _ = worth_a_look([Listing([first, second], [])], AdapterOptions(), SplitRule("hash"))
-    assert kept == [first, second]
-    twice = [Listing([first], []), Listing([row(uri="1", split="TEST")], [])]
-    assert worth_a_look(twice, AdapterOptions(), SplitRule()) == ([first], [])
-    taken = [Listing([row(labels='{"low_ef": 0}')], [])]
+def test_what_the_sources_word_rules_out() -> None:
+    assert "split 'FOLD 3'" in reason_against(row(split="FOLD 3"), AdapterOptions(), SplitRule())
+    assert reason_against(row(split="FOLD 3"), AdapterOptions(), SplitRule("hash")) == ""
     with pytest.raises(ManifestError, match="the label low_ef is already there"):
-        worth_a_look(taken, AdapterOptions(thresholds={"ef": 50}), SplitRule())
-    odd = [Listing([row(uri="3", split="FOLD 3")], [])]
-    assert "split 'FOLD 3'" in worth_a_look(odd, AdapterOptions(), SplitRule())[1][0].reason
-
-
-def test_a_file_of_several_sources_is_in_one_table_once() -> None:
-    options = AdapterOptions(views=("A4C",))
-    first = Listing([row(uri="1"), row(uri="2", view="PLAX")], [Rejected("3", "not listed"), Rejected("4", "empty")])
-    second = Listing([row(uri="3")], [Rejected("1", "not listed"), Rejected("4", "again"), Rejected("2", "again")])
-    for sources, reason in (([first, second], "empty"), ([second, first], "again")):
-        rows, rejected = worth_a_look(sources, options, SplitRule())
-        assert sorted(item.uri for item in rows) == ["1", "3"]
-        assert sorted(item.uri for item in rejected) == ["2", "4"]
-        assert next(item.reason for item in rejected if item.uri == "4") == reason
-
-
-def test_a_clip_without_a_patient_is_one_itself() -> None:
-    looked = [merged(row(uri=name), facts(Details(), name), AdapterOptions()) for name in ("11", "22")]
-    kept, _ = with_unique_ids(looked)
-    assert [(item.row.clip_id, item.row.patient_id) for item in kept] == [("x~11", "x~11"), ("x~22", "x~22")]
+        reason_against(row(labels='{"low_ef": 0}'), AdapterOptions(thresholds={"ef": 50}), SplitRule())

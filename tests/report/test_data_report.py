@@ -26,6 +26,7 @@ from PIL import Image
 from discovr_ray.config import DataConfig
 from discovr_ray.data import storage
 from discovr_ray.data.adapters import list_source
+from discovr_ray.data.adapters.listing import Row
 from discovr_ray.data.decode import decode_frames, probe
 from discovr_ray.data.formats.avi_writer import write_avi
 from discovr_ray.data.manifest import SCHEMA, write_manifest
@@ -49,7 +50,9 @@ Rows = list[dict[str, Any]]
 def synthetic_rows(echo_folder: Path) -> Rows:
     """Manifest rows of the synthetic clips."""
     rows = []
-    for row in list_source(str(echo_folder)).rows:
+    for row in list_source(str(echo_folder)):
+        if not isinstance(row, Row):
+            continue
         content = Path(row.uri).read_bytes()
         facts = probe(content)._asdict() | {"num_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         rows.append({name: value for name, value in (row._asdict() | facts).items() if name in SCHEMA.names})

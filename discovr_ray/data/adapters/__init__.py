@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 from discovr_ray.data import storage
 from discovr_ray.data.adapters.camus import Camus
@@ -11,7 +12,7 @@ from discovr_ray.data.adapters.echonet_dynamic import EchoNetDynamic
 from discovr_ray.data.adapters.echonet_lvh import EchoNetLVH
 from discovr_ray.data.adapters.echonet_pediatric import EchoNetPediatric
 from discovr_ray.data.adapters.folder import Folder
-from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Listing
+from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Found, Note, Row
 from discovr_ray.data.adapters.mimic_iv_echo import MimicIvEcho
 from discovr_ray.data.adapters.own_table import OwnTable
 from discovr_ray.data.adapters.rvenet import RVENet
@@ -51,16 +52,16 @@ def find_adapter(source: str, name: str = "") -> Adapter:
     return found[0] if found else FOLDER
 
 
-def list_source(source: str, options: AdapterOptions | None = None) -> Listing:
-    """Rows of one SOURCE: a data set in a known layout, a folder, a file, a glob or a table; local or on s3://.
+def list_source(source: str, options: AdapterOptions | None = None) -> Iterator[Found]:
+    """What is in a SOURCE: a data set in a known layout, a folder, a file, a glob or a table; local or on s3://.
 
-    Errors:
+    Errors, while it is read:
         StorageError: nothing there, or no clip in it. ManifestError: as of find_adapter, or tables that lack a column.
     """
     source = storage.absolute(source)
     options = options or AdapterOptions()
     chosen = find_adapter(source, options.adapter)
     logger.info("adapter %s for %s", chosen.name, source)
-    listing = chosen.list_clips(source, options)
-    rows = [row if row.fps else row._replace(fps=options.fps) for row in listing.rows]
-    return listing._replace(rows=rows, notes=(f"{source}: adapter {chosen.name}", *listing.notes))
+    yield Note(f"{source}: adapter {chosen.name}")
+    for item in chosen.list_clips(source, options):
+        yield item._replace(fps=options.fps) if isinstance(item, Row) and not item.fps else item

@@ -13,11 +13,11 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from discovr_ray.data import storage
-from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Listing, Rejected, Row, Trace, split_name
+from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Found, Note, Rejected, Row, Trace, split_name
 from discovr_ray.data.adapters.table_file import Label, Line, as_json, cell_number, numbers
 from discovr_ray.errors import ManifestError, StorageError
 
@@ -42,7 +42,7 @@ class Camus(Adapter):
     def recognises(self, source: str) -> bool:
         return storage.exists(storage.join(source, "database_nifti"))
 
-    def list_clips(self, source: str, options: AdapterOptions) -> Listing:
+    def list_clips(self, source: str, options: AdapterOptions) -> Iterator[Found]:
         """The half sequences. Stills are frames of them and masks are traces: neither is rejected for being no clip."""
         folder = storage.join(source, "database_nifti")
         found, rejected = _find_files(folder)
@@ -63,7 +63,10 @@ class Camus(Adapter):
         rejected += [
             Rejected(storage.join(folder, patient), "listed in database_split, but has no file") for patient in missing
         ]
-        return Listing(rows, rejected, traces, _notes(rows, traces))
+        yield from rows
+        yield from rejected
+        yield from traces
+        yield from (Note(text) for text in _notes(rows, traces))
 
 
 def _find_files(folder: str) -> tuple[dict[Key, dict[str, str]], list[Rejected]]:

@@ -9,9 +9,10 @@ and name no patient, so every clip counts as a patient of its own. There is no o
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from discovr_ray.data import storage
-from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Listing, Rejected, Row
+from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Found, Rejected, Row
 from discovr_ray.data.adapters.table_file import as_json
 from discovr_ray.errors import StorageError
 
@@ -28,7 +29,7 @@ class CardiacNet(Adapter):
         places = [f"{parent}Non-{group}" for group in GROUPS for parent in ("", f"CardiacNet-{group}/")]
         return any(storage.exists(storage.join(source, place)) for place in places)
 
-    def list_clips(self, source: str, options: AdapterOptions) -> Listing:
+    def list_clips(self, source: str, options: AdapterOptions) -> Iterator[Found]:
         """The images. Label files are masks of chambers whose values are not documented, so they are left alone."""
         rows: dict[str, Row] = {}
         masks: dict[str, str] = {}
@@ -47,7 +48,8 @@ class CardiacNet(Adapter):
                 rows[clip_id] = Row(clip_id, uri, clip_id, "", VIEW, labels)
         if not rows:
             raise StorageError(f"{source}: no file of CardiacNet (such as PAH/001_image.nii.gz)")
-        rejected += [
-            Rejected(uri, "a mask whose image is missing") for clip_id, uri in masks.items() if clip_id not in rows
-        ]
-        return Listing(list(rows.values()), rejected)
+        yield from rows.values()
+        yield from rejected
+        for clip_id, uri in masks.items():
+            if clip_id not in rows:
+                yield Rejected(uri, "a mask whose image is missing")

@@ -6,9 +6,11 @@ A further Labels.csv (FileName and any columns), which jobs/synthesize.py writes
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from discovr_ray.data import storage
 from discovr_ray.data.adapters import polygons
-from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Listing, Row, split_name
+from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Found, Row, split_name
 from discovr_ray.data.adapters.table_file import (
     VIDEO_SUFFIXES,
     Label,
@@ -39,7 +41,7 @@ class EchoNetDynamic(Adapter):
         uri = storage.join(source, FILE_LIST)
         return storage.exists(uri) and not has_columns(uri, ("Sex", "Age"))  # those are EchoNet-Pediatric's
 
-    def list_clips(self, source: str, options: AdapterOptions) -> Listing:
+    def list_clips(self, source: str, options: AdapterOptions) -> Iterator[Found]:
         lines = read_lines(storage.join(source, FILE_LIST), ("FileName", "Split"))
         extra = _extra_labels(source)
         traced = polygons.read_chords(storage.join(source, TRACINGS))
@@ -52,8 +54,8 @@ class EchoNetDynamic(Adapter):
             return Row(name, uri, patient, split_name(line["Split"]), VIEW, as_json(labels))
 
         files = find_files([storage.join(source, "Videos")], VIDEO_SUFFIXES)
-        listing = match(FILE_LIST, lines, lambda line: file_stem(line["FileName"]), files, row)
-        return polygons.with_traces(listing, traced)
+        found = match(FILE_LIST, lines, lambda line: file_stem(line["FileName"]), files, row)
+        return polygons.with_traces(found, traced)
 
 
 def _extra_labels(source: str) -> dict[str, dict[str, Label]]:

@@ -7,10 +7,11 @@ Cardiology 2022). The table has a line per measurement, several per file, and sa
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from statistics import fmean
 
 from discovr_ray.data import storage
-from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Listing, Row, split_name
+from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Found, Note, Row, split_name
 from discovr_ray.data.adapters.table_file import (
     VIDEO_SUFFIXES,
     Line,
@@ -35,19 +36,15 @@ class EchoNetLVH(Adapter):
     def recognises(self, source: str) -> bool:
         return storage.exists(storage.join(source, MEASUREMENTS))
 
-    def list_clips(self, source: str, options: AdapterOptions) -> Listing:
+    def list_clips(self, source: str, options: AdapterOptions) -> Iterator[Found]:
         batches = [folder for folder in storage.list_folders(source) if folder.rpartition("/")[2].startswith("Batch")]
         if not batches:
             raise StorageError(f"{source}: no folder Batch1, Batch2, ...")
         lines = read_lines(storage.join(source, MEASUREMENTS), COLUMNS)
         files = find_files(batches, VIDEO_SUFFIXES)
-        listing = match(MEASUREMENTS, lines, lambda line: file_stem(line["HashedFileName"]), files, _row)
-        return listing._replace(
-            notes=[
-                "no patients in the table: every video counts as a patient of its own",
-                "a measurement that was made several times in a video: the mean",
-            ]
-        )
+        yield from match(MEASUREMENTS, lines, lambda line: file_stem(line["HashedFileName"]), files, _row)
+        yield Note("no patients in the table: every video counts as a patient of its own")
+        yield Note("a measurement that was made several times in a video: the mean")
 
 
 def _row(name: str, uri: str, lines: list[Line]) -> Row:

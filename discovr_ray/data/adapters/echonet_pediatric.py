@@ -7,11 +7,12 @@ VAL and TEST is the user's choice. The same child may be in both views.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from discovr_ray.data import storage
 from discovr_ray.data.adapters import polygons
-from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Listing, Row
+from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Found, Note, Row
 from discovr_ray.data.adapters.table_file import (
     VIDEO_SUFFIXES,
     Label,
@@ -42,17 +43,13 @@ class EchoNetPediatric(Adapter):
     def recognises(self, source: str) -> bool:
         return any(has_columns(storage.join(folder, FILE_LIST), COLUMNS) for folder in _places(source))
 
-    def list_clips(self, source: str, options: AdapterOptions) -> Listing:
+    def list_clips(self, source: str, options: AdapterOptions) -> Iterator[Found]:
         folders = [folder for folder in _places(source) if storage.exists(storage.join(folder, FILE_LIST))]
         if not folders:
             raise ManifestError(f"{source}: no {FILE_LIST} in it, nor in one of the folders {', '.join(VIEWS)}")
-        parts = [_view(folder, options) for folder in folders]
-        return Listing(
-            [row for part in parts for row in part.rows],
-            [item for part in parts for item in part.rejected],
-            [trace for part in parts for trace in part.traces],
-            [options.folds_note(), *(note for part in parts for note in part.notes)],
-        )
+        yield Note(options.folds_note())
+        for folder in folders:
+            yield from _view(folder, options)
 
 
 def _places(source: str) -> list[str]:
@@ -62,7 +59,7 @@ def _places(source: str) -> list[str]:
     return [*own, *(storage.join(root, view) for root in roots for view in VIEWS)]
 
 
-def _view(folder: str, options: AdapterOptions) -> Listing:
+def _view(folder: str, options: AdapterOptions) -> Iterator[Found]:
     view = PurePosixPath(folder).name
     traced = polygons.read_points(storage.join(folder, TRACINGS))
 
@@ -74,9 +71,9 @@ def _view(folder: str, options: AdapterOptions) -> Listing:
 
     lines = read_lines(storage.join(folder, FILE_LIST), COLUMNS)
     files = find_files([storage.join(folder, "Videos")], VIDEO_SUFFIXES)
-    listing = match(f"{view}/{FILE_LIST}", lines, lambda line: file_stem(line["FileName"]), files, row)
-    listing = polygons.with_traces(listing, traced)
-    return listing._replace(notes=[f"{view}: {note}" for note in listing.notes])
+    found = match(f"{view}/{FILE_LIST}", lines, lambda line: file_stem(line["FileName"]), files, row)
+    for item in polygons.with_traces(found, traced):
+        yield Note(f"{view}: {item.text}") if isinstance(item, Note) else item
 
 
 def _patient(name: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from discovr_ray.data import storage
-from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Listing, Row
+from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Found, Note, Row
 from discovr_ray.data.adapters.table_file import MEDIA_SUFFIXES, stem
+from discovr_ray.data.scratch import in_order
 from discovr_ray.errors import StorageError
 
 
@@ -20,22 +22,26 @@ class Folder(Adapter):
     def recognises(self, source: str) -> bool:
         return True
 
-    def list_clips(self, source: str, options: AdapterOptions) -> Listing:
+    def list_clips(self, source: str, options: AdapterOptions) -> Iterator[Found]:
+        pattern = re.compile(options.patient_pattern) if options.patient_pattern else None
         if any(sign in source for sign in "*?[") and not storage.exists(source):
-            root, uris, num_others = _fixed_part(source), storage.glob(source), 0
+            uris = storage.glob(source)
             if not uris:
                 raise StorageError(f"{source}: the pattern matches no file")
-        else:
-            found = storage.list_files(source)
-            uris = [uri for uri in found if _is_taken(uri, options.without_suffix)]
-            num_others = len(found) - len(uris)
-            root = source.rpartition("/")[0] if uris == [source] else source
-        if not uris:
+            yield from (_row(uri, _fixed_part(source), pattern, options) for uri in uris)
+            return
+        num_taken = num_others = 0
+        for uri in in_order(storage.walk_files(source)):
+            if not _is_taken(uri, options.without_suffix):
+                num_others += 1
+                continue
+            num_taken += 1
+            yield _row(uri, source.rpartition("/")[0] if uri == source else source, pattern, options)
+        if not num_taken:
             hint = "" if options.without_suffix else "; --files-without-suffix takes those of DICOM archives, too"
             raise StorageError(f"{source}: no video file ({', '.join(MEDIA_SUFFIXES)}){hint}")
-        pattern = re.compile(options.patient_pattern) if options.patient_pattern else None
-        notes = [f"{num_others} other files, not videos by their suffix, were left out"] if num_others else []
-        return Listing([_row(uri, root, pattern, options) for uri in uris], [], notes=notes)
+        if num_others:
+            yield Note(f"{num_others} other files, not videos by their suffix, were left out")
 
 
 def _is_taken(uri: str, without_suffix: bool) -> bool:

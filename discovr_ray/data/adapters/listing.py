@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -46,13 +46,13 @@ class Trace(NamedTuple):
     mask_value: int = 0  # the structure's value in the mask
 
 
-class Listing(NamedTuple):
-    """Every file that the layout has a place for is in `rows` or in `rejected`, once; a note counts the others."""
+class Note(NamedTuple):
+    """A rule that was applied, or how many files are in no table: a line for the summary."""
 
-    rows: list[Row]
-    rejected: list[Rejected]
-    traces: Sequence[Trace] = ()
-    notes: Sequence[str] = ()  # rules that were applied, one line each, for the summary
+    text: str
+
+
+Found = Row | Rejected | Trace | Note  # what an adapter finds, one after the other: there may be millions
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,11 @@ class Adapter(ABC):
         """Whether files or folders that only this layout has are in the folder `source`; a few look-ups, no listing."""
 
     @abstractmethod
-    def list_clips(self, source: str, options: AdapterOptions) -> Listing:
-        """Rows of an absolute source.
+    def list_clips(self, source: str, options: AdapterOptions) -> Iterator[Found]:
+        """What is in an absolute source. Every file that the layout has a place for is a Row or Rejected, once; a row
+        comes before its traces.
 
-        Errors:
+        Errors, while it is read:
             StorageError: nothing there, or no clip in it. ManifestError: a table lacks a column or cannot be read.
         """
 

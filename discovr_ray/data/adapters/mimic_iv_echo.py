@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from discovr_ray.data import storage
-from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Listing, Row
+from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Found, Note, Row
 from discovr_ray.data.adapters.table_file import (
     DICOM_SUFFIXES,
     Label,
@@ -47,7 +47,7 @@ class MimicIvEcho(Adapter):
     def recognises(self, source: str) -> bool:
         return storage.exists(storage.join(source, RECORDS))
 
-    def list_clips(self, source: str, options: AdapterOptions) -> Listing:
+    def list_clips(self, source: str, options: AdapterOptions) -> Iterator[Found]:
         lines = read_lines(storage.join(source, RECORDS), ("dicom_filepath", "subject_id", "study_id"))
         measured, notes = _study_labels(source, options.measurements) if options.measurements else ({}, [])
 
@@ -59,8 +59,8 @@ class MimicIvEcho(Adapter):
 
         files = find_files([storage.join(source, "files")], DICOM_SUFFIXES, lambda uri: uri[len(source) + 1 :])
         files = files._replace(missing=storage.join(source, "{}"))
-        listing = match(RECORDS, lines, lambda line: line["dicom_filepath"].strip().lstrip("/"), files, row)
-        return listing._replace(notes=notes)
+        yield from match(RECORDS, lines, lambda line: line["dicom_filepath"].strip().lstrip("/"), files, row)
+        yield from (Note(text) for text in notes)
 
 
 def _study_labels(source: str, names: Sequence[str]) -> tuple[StudyLabels, list[str]]:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from discovr_ray.data import storage
-from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Listing, Row
+from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Found, Note, Row
 from discovr_ray.data.adapters.table_file import (
-    Files,
     Label,
     Line,
     as_json,
     cell_number,
     cell_value,
     check_columns,
-    match,
+    grouped,
+    made,
     only,
     read_table,
     stem,
@@ -30,6 +31,7 @@ from discovr_ray.errors import ManifestError
 
 FIELDS = ("uri", "clip_id", "patient_id", "split", "view", "fps")
 LABEL = "labels."  # in front of a label's name
+LINES_AT_ONCE = 10_000  # of a Parquet file
 
 
 class OwnTable(Adapter):
@@ -39,25 +41,36 @@ class OwnTable(Adapter):
     def recognises(self, source: str) -> bool:
         return source.lower().endswith((".csv", ".parquet")) and storage.exists(source)
 
-    def list_clips(self, source: str, options: AdapterOptions) -> Listing:
+    def list_clips(self, source: str, options: AdapterOptions) -> Iterator[Found]:
         check_fields(options.columns)
-        lines, found = _parquet(source) if source.lower().endswith(".parquet") else _csv(source)
-        columns = {name: name for name in FIELDS if name in found} | dict(options.columns)
-        if "uri" not in columns:
-            near = suggestion(["path", "file"], found)
-            raise ManifestError(f"{source}: no column uri; say which one it is with --columns uri=...{near}")
-        check_columns(source, columns.values(), found)
+        with (_parquet if source.lower().endswith(".parquet") else read_table)(source) as (found, lines):
+            columns = {name: name for name in FIELDS if name in found} | dict(options.columns)
+            if "uri" not in columns:
+                near = suggestion(["path", "file"], found)
+                raise ManifestError(f"{source}: no column uri; say which one it is with --columns uri=...{near}")
+            check_columns(source, columns.values(), found)
+            yield from _rows(source, lines, columns, options)
 
-        def row(place: str, uri: str, lines: list[Line]) -> Row:
-            line = only(lines)
-            return _row(place, uri, {name: line[column].strip() for name, column in columns.items()}, options)
 
-        named = [line for line in lines if line[columns["uri"]].strip()]
-        folder = source.rpartition("/")[0]
-        places = [line[columns["uri"]].strip() for line in named]
-        files = Files({place: _absolute(place, folder) for place in places}, "{}", [])
-        listing = match(source.rpartition("/")[2], named, lambda line: line[columns["uri"]].strip(), files, row)
-        return listing._replace(notes=_notes(columns, options, len(lines) - len(named)))
+def _rows(source: str, lines: Iterator[Line], columns: Mapping[str, str], options: AdapterOptions) -> Iterator[Found]:
+    def row(place: str, uri: str, lines: list[Line]) -> Row:
+        line = only(lines)
+        return _row(place, uri, {name: line[column].strip() for name, column in columns.items()}, options)
+
+    folder, _, table = source.rpartition("/")
+    num_without_uri = 0
+
+    def with_uri() -> Iterator[Line]:
+        nonlocal num_without_uri
+        for line in lines:
+            if line[columns["uri"]].strip():
+                yield line
+            else:
+                num_without_uri += 1
+
+    for place, of_place in grouped(with_uri(), lambda line: line[columns["uri"]].strip()):
+        yield made(table, place, _absolute(place, folder), of_place, row)
+    yield from (Note(text) for text in _notes(columns, options, num_without_uri))
 
 
 def _row(place: str, uri: str, cells: Mapping[str, str], options: AdapterOptions) -> Row:
@@ -94,17 +107,22 @@ def _absolute(place: str, folder: str) -> str:
     return storage.absolute(place) if is_absolute else storage.join(folder, place)
 
 
-def _csv(source: str) -> tuple[list[Line], list[str]]:
-    columns, lines = read_table(source)
-    return list(lines), columns
-
-
-def _parquet(source: str) -> tuple[list[Line], list[str]]:
-    try:
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(source)))
-    except pa.ArrowInvalid as error:
-        raise ManifestError(f"{source}: not a Parquet file: {error}") from error
-    return [{name: _text(value) for name, value in line.items()} for line in table.to_pylist()], table.column_names
+@contextmanager
+def _parquet(source: str) -> Iterator[tuple[list[str], Iterator[Line]]]:
+    """(columns, lines) as of read_table."""
+    with storage.open_file(source) as content:
+        try:
+            file = pq.ParquetFile(content)
+        except pa.ArrowInvalid as error:
+            raise ManifestError(f"{source}: not a Parquet file: {error}") from error
+        yield (
+            list(file.schema_arrow.names),
+            (
+                {name: _text(value) for name, value in line.items()}
+                for batch in file.iter_batches(LINES_AT_ONCE)
+                for line in batch.to_pylist()
+            ),
+        )
 
 
 def _text(value: Any) -> str:

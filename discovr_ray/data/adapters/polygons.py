@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from discovr_ray.data import storage
-from discovr_ray.data.adapters.listing import Listing, Trace
+from discovr_ray.data.adapters.listing import Found, Note, Row, Trace
 from discovr_ray.data.adapters.table_file import Label, Line, cell_number, file_stem, read_lines
 from discovr_ray.errors import ManifestError
 
@@ -61,20 +61,22 @@ def area(outline: Sequence[Point]) -> float:
     return abs(sum(turns)) / 2
 
 
-def with_traces(listing: Listing, traced: Traced) -> Listing:
-    """The listing with the outlines of its rows, found by their file names, and a note of what is missing."""
-    traces = []
-    without = 0
-    for row in listing.rows:
-        outlines = traced.of(file_stem(row.uri))
-        without += not outlines
+def with_traces(found: Iterable[Found], traced: Traced) -> Iterator[Found]:
+    """Each row with its outlines behind it, found by its file's name; at the end a note of what is missing."""
+    num_rows = num_traces = num_without = 0
+    for item in found:
+        yield item
+        if not isinstance(item, Row):
+            continue
+        outlines = traced.of(file_stem(item.uri))
+        num_rows, num_traces, num_without = num_rows + 1, num_traces + len(outlines), num_without + (not outlines)
         for frame, outline in sorted(outlines.items()):
             xs, ys = zip(*outline, strict=True)
-            traces.append(Trace(row.clip_id, frame, LEFT_VENTRICLE, xs, ys))
-    note = f"{len(traces)} traces; {without} of {len(listing.rows)} clips have none"
+            yield Trace(item.clip_id, frame, LEFT_VENTRICLE, xs, ys)
+    note = f"{num_traces} traces; {num_without} of {num_rows} clips have none"
     if traced.too_short:
         note += f"; left out, with less than 3 points: {traced.too_short}"
-    return listing._replace(traces=[*listing.traces, *traces], notes=[*listing.notes, note])
+    yield Note(note)
 
 
 def _read(uri: str, columns: Sequence[str], outline: Callable[[list[list[float]]], list[Point]]) -> Traced:

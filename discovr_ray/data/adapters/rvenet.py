@@ -7,9 +7,10 @@ Assessment of Right Ventricular Function" (ECCV workshops 2022). It is split int
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from discovr_ray.data import storage
-from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Listing, Row, split_name
+from discovr_ray.data.adapters.listing import Adapter, AdapterOptions, Found, Row, split_name
 from discovr_ray.data.adapters.table_file import (
     DICOM_SUFFIXES,
     Line,
@@ -38,7 +39,7 @@ class RVENet(Adapter):
     def recognises(self, source: str) -> bool:
         return has_columns(storage.join(source, CODEBOOK), COLUMNS)
 
-    def list_clips(self, source: str, options: AdapterOptions) -> Listing:
+    def list_clips(self, source: str, options: AdapterOptions) -> Iterator[Found]:
         lines = read_lines(storage.join(source, CODEBOOK), COLUMNS)
         files = find_files([source], DICOM_SUFFIXES)
         return match(CODEBOOK, lines, lambda line: file_stem(line["FileName"]), files, _row)

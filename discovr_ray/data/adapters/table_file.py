@@ -8,12 +8,17 @@ import io
 import json
 import math
 import re
+import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import groupby
+from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from discovr_ray.data import storage
-from discovr_ray.data.adapters.listing import Listing, Rejected, Row
+from discovr_ray.data.adapters.listing import Found, Rejected, Row
+from discovr_ray.data.scratch import in_order, scratch
 from discovr_ray.errors import ManifestError, StorageError
 
 Label = str | int | float
@@ -25,21 +30,27 @@ MEDIA_SUFFIXES = (*VIDEO_SUFFIXES, *DICOM_SUFFIXES, ".nii", ".nii.gz")
 
 _WHOLE = r"-?(0|[1-9]\d*)"
 _DECIMAL = rf"({_WHOLE}(\.\d*)?|-?\.\d+)(e[-+]?\d+)?"
+_GROUPED = """
+SELECT name, cells FROM lines JOIN (SELECT name AS key, min(rowid) AS first FROM lines GROUP BY name) ON name = key
+ORDER BY first, lines.rowid
+"""
 
 
-def read_table(uri: str) -> tuple[list[str], Iterator[Line]]:
+@contextmanager
+def read_table(uri: str) -> Iterator[tuple[list[str], Iterator[Line]]]:
     """(columns, lines) of a CSV file with a header in UTF-8.
 
     Errors:
         ManifestError: not such a file; while the lines are read, one that is broken.
     """
-    try:
-        text = storage.read_bytes(uri).decode("utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
-        columns = list(reader.fieldnames or ())
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{uri}: not a table in UTF-8: {error}") from error
-    return columns, _unbroken(uri, reader)
+    with storage.open_file(uri) as file:
+        text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+        reader = csv.DictReader(text, restval="", strict=True)
+        try:
+            columns = list(reader.fieldnames or ())
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ManifestError(f"{uri}: not a table in UTF-8: {error}") from error
+        yield columns, _unbroken(uri, reader)
 
 
 def _unbroken(uri: str, reader: csv.DictReader[str]) -> Iterator[Line]:
@@ -49,6 +60,8 @@ def _unbroken(uri: str, reader: csv.DictReader[str]) -> Iterator[Line]:
             line = next(reader, None)
         except csv.Error as error:
             raise ManifestError(f"{uri}: line {number}: {error}; is a quote left open?") from error
+        except UnicodeDecodeError as error:
+            raise ManifestError(f"{uri}: not a table in UTF-8, from line {number} on: {error}") from error
         if line is None:
             return
         if any(surplus := line.pop(None, [])):  # the reader puts them under no name; empty ones say nothing
@@ -62,9 +75,15 @@ def read_lines(uri: str, needed: Sequence[str]) -> Iterator[Line]:
     Errors:
         ManifestError: not a table, or a column is missing, raised here, not at the first line; a broken line, later.
     """
-    columns, lines = read_table(uri)
-    check_columns(uri, needed, columns)
-    return (line for line in lines if line[needed[0]].strip())
+    with ExitStack() as stack:
+        columns, lines = stack.enter_context(read_table(uri))
+        check_columns(uri, needed, columns)
+        return _until_closed((line for line in lines if line[needed[0]].strip()), stack.pop_all())
+
+
+def _until_closed(lines: Iterator[Line], file: ExitStack) -> Iterator[Line]:
+    with file:
+        yield from lines
 
 
 def has_columns(uri: str, names: Sequence[str]) -> bool:
@@ -72,7 +91,8 @@ def has_columns(uri: str, names: Sequence[str]) -> bool:
     if not storage.exists(uri):
         return False
     try:
-        return set(names) <= set(read_table(uri)[0])
+        with read_table(uri) as (columns, _):
+            return set(names) <= set(columns)
     except ManifestError:
         return False
 
@@ -138,28 +158,19 @@ def file_stem(name: str) -> str:
 
 
 class Files(NamedTuple):
-    """Files of a data set by the names that its table has for them."""
+    """Files of a data set, and the names that its table has for them."""
 
-    uris: dict[str, str]
+    uris: Iterable[str]
+    name_of: Callable[[str], str]
     missing: str  # where a file that is not there would be; {} stands for its name
-    repeated: list[str]  # further files of a name that is in `uris`
+    sought: str  # where and what they are, for people who have none
 
 
 def find_files(folders: Sequence[str], suffixes: Sequence[str], name_of: Callable[[str], str] = file_stem) -> Files:
-    """The files with one of these suffixes below the folders.
-
-    Errors:
-        StorageError: a folder is missing, or no file is in any of them.
-    """
-    found = [uri for folder in folders for uri in storage.list_files(folder, suffixes)]
-    if not found:
-        raise StorageError(f"{', '.join(folders)}: no file {' or '.join(suffixes)}")
-    uris: dict[str, str] = {}
-    for uri in found:
-        uris.setdefault(name_of(uri), uri)
-    kept = set(uris.values())
-    repeated = [uri for uri in found if uri not in kept]
-    return Files(uris, storage.join(folders[0], "{}" + suffixes[0]), repeated)
+    """The files with one of these suffixes below the folders. Errors, while `uris` are read: as of walk_files."""
+    uris = (uri for folder in folders for uri in in_order(storage.walk_files(folder, suffixes)))
+    sought = f"{', '.join(folders)}: no file {' or '.join(suffixes)}"
+    return Files(uris, name_of, storage.join(folders[0], "{}" + suffixes[0]), sought)
 
 
 def match(
@@ -168,32 +179,60 @@ def match(
     name_of: Callable[[Line], str],
     files: Files,
     make: Callable[[str, str, list[Line]], Row],
-) -> Listing:
+) -> Iterator[Found]:
     """Lines against files: what has no file, or no line, is rejected, and each file is listed once.
 
     Args:
         table: its name, for the reasons.
         make: (name, uri, the distinct lines of this name) -> row; a ValueError is the reason for a rejection.
+    Errors, while it is read:
+        StorageError: there is no file.
     """
-    by_name: dict[str, list[Line]] = {}
-    for line in lines:
-        of_name = by_name.setdefault(name_of(line), [])
-        if line not in of_name:
-            of_name.append(line)
-    rows: list[Row] = []
-    rejected = [Rejected(uri, "another file has the same name") for uri in files.repeated]
-    for name, of_name in by_name.items():
-        uri = files.uris.get(name)
-        if uri is None:
-            place = files.missing.replace("{}", name)
-            rejected.append(Rejected(place, f"listed in {table}, but the file is missing"))
-            continue
-        try:
-            rows.append(make(name, uri, of_name))
-        except ValueError as error:
-            rejected.append(Rejected(uri, f"{table}: {error}"))
-    strays = [uri for name, uri in files.uris.items() if name not in by_name]
-    return Listing(rows, rejected + [Rejected(uri, f"not listed in {table}") for uri in strays])
+    with scratch() as tables:
+        tables.execute("CREATE TABLE files (name TEXT PRIMARY KEY, uri TEXT, is_listed INTEGER DEFAULT 0)")
+        yield from _put_files(tables, files)
+        for name, of_name in grouped(lines, name_of):
+            found = tables.execute("SELECT rowid, uri FROM files WHERE name = ?", (name,)).fetchone()
+            if found is None:
+                yield Rejected(files.missing.replace("{}", name), f"listed in {table}, but the file is missing")
+                continue
+            number, uri = found
+            tables.execute("UPDATE files SET is_listed = 1 WHERE rowid = ?", (number,))
+            yield made(table, name, uri, of_name, make)
+        strays = tables.execute("SELECT uri FROM files WHERE NOT is_listed ORDER BY rowid")
+        yield from (Rejected(uri, f"not listed in {table}") for (uri,) in strays)
+
+
+def made(
+    table: str, name: str, uri: str, lines: list[Line], make: Callable[[str, str, list[Line]], Row]
+) -> Row | Rejected:
+    try:
+        return make(name, uri, lines)
+    except ValueError as error:
+        return Rejected(uri, f"{table}: {error}")
+
+
+def grouped(lines: Iterable[Line], name_of: Callable[[Line], str]) -> Iterator[tuple[str, list[Line]]]:
+    """(name, distinct lines) in the order of the names' first lines."""
+    with scratch() as tables:
+        tables.execute("CREATE TABLE lines (name TEXT, cells TEXT)")
+        tables.executemany("INSERT INTO lines VALUES (?, ?)", ((name_of(line), json.dumps(line)) for line in lines))
+        tables.execute("CREATE INDEX lines_name ON lines (name)")
+        for name, of_name in groupby(tables.execute(_GROUPED), key=itemgetter(0)):
+            distinct = dict.fromkeys(cells for _, cells in of_name)
+            yield name, [json.loads(cells) for cells in distinct]
+
+
+def _put_files(tables: sqlite3.Connection, files: Files) -> Iterator[Rejected]:
+    """Every file by its name; further files of a name are rejected."""
+    is_empty = True
+    put = "INSERT OR IGNORE INTO files (name, uri) VALUES (?, ?)"
+    for uri in files.uris:
+        is_empty = False
+        if not tables.execute(put, (files.name_of(uri), uri)).rowcount:
+            yield Rejected(uri, "another file has the same name")
+    if is_empty:
+        raise StorageError(files.sought)
 
 
 def only(lines: list[Line]) -> Line:

@@ -8,6 +8,7 @@ without one fill in a unit matrix. The first axis is the fastest, so the bytes a
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
 import zlib
@@ -98,6 +99,14 @@ def read_mask(data: bytes, height: int, width: int) -> npt.NDArray[np.uint8]:
     if not np.array_equal(whole, mask):
         raise ClipError(f"mask with values {mask.min():g} to {mask.max():g}: whole numbers from 0 to 255 are expected")
     return whole
+
+
+def encode_mask(values: npt.NDArray[np.uint8]) -> bytes:
+    """A mask [H, W] as a NIfTI file that read_mask reads; the same values are the same bytes."""
+    from nibabel.nifti1 import Nifti1Image
+
+    image = Nifti1Image(np.ascontiguousarray(values.T)[..., None], np.eye(4))
+    return gzip.compress(image.to_bytes(), mtime=0)
 
 
 def _head(data: bytes) -> bytes:
