@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from discovr_ray.config import load_config
+from discovr_ray.data import storage
 from discovr_ray.data.manifest import read_labels, read_manifest, write_manifest
 from discovr_ray.errors import EvaluationError, FeaturesError
 from discovr_ray.evaluate.bootstrap import Estimate
@@ -263,10 +264,9 @@ def test_refusals_come_before_a_video_is_opened(
 def test_on_object_storage(done: Done, s3_server: Any) -> None:
     """Encoder, output and page in a bucket, with a threshold and the quick suite; the same numbers as on disk."""
     for name in ("encoder.json", "encoder.safetensors"):
-        (s3_server.folder / "model").mkdir(exist_ok=True)
-        shutil.copy(Path(done.encoder) / name, s3_server.folder / "model" / name)
+        storage.put_file(str(Path(done.encoder) / name), f"{s3_server.uri}/evaluated/{name}")
     settings = ProbeSettings(ClassRule("abnormal"), k=5, resamples=100, suite="quick")
-    summary = evaluate(done.manifest, f"{s3_server.uri}/model", f"{s3_server.uri}/evaluation", settings, OPTIONS)
+    summary = evaluate(done.manifest, f"{s3_server.uri}/evaluated", f"{s3_server.uri}/evaluation", settings, OPTIONS)
     assert summary.report_uri == f"{s3_server.uri}/evaluation/report.html"
     assert (s3_server.folder / "evaluation" / "report.html").stat().st_size > 10**6
     found = json.loads((s3_server.folder / "evaluation" / "results.json").read_text())["results"]["encoder"]
