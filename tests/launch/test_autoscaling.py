@@ -95,6 +95,10 @@ class Growing:
         raylets = [process for process in self._processes() if process.name() == "raylet"]
         return [process for process in raylets if "--head" not in process.cmdline()]
 
+    def autoscaler_log(self) -> str:
+        """The end of what the autoscaler says it does."""
+        return Path(self.folder, "ray/session_latest/logs/monitor.log").read_text()[-6000:]
+
     def end(self) -> None:
         self._head.terminate()
         try:
@@ -159,7 +163,7 @@ def test_nodes_come_for_the_run_are_replaced_and_go(growing: Growing, echo_manif
     job.send(signal.SIGTERM)
     assert job.wait() == 128 + signal.SIGTERM, job.output()
     assert complete_steps(run)[0] >= newest
-    wait_for(lambda: growing.worker_nodes() == [], 120, growing.worker_nodes)
+    wait_for(lambda: growing.worker_nodes() == [], 240, growing.autoscaler_log)
 
 
 def _listens(port: int) -> bool:
