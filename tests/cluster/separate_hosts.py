@@ -12,7 +12,7 @@ import subprocess
 import time
 from pathlib import Path
 
-PREFIX = "dr"
+PREFIX = f"dr{os.getpid()}-"  # what a killed run left is not in the way
 # a shell that stays: homes and /tmp of the host's own, then its SSH server
 BOOT = """
 mount --make-rprivate /
@@ -21,7 +21,7 @@ test ! -d /root/.pyenv || mount --bind /root/.pyenv {home}/.pyenv
 mount --rbind {home} /root
 mount -t tmpfs tmpfs /tmp && mount -t tmpfs tmpfs /run && mkdir -p /run/sshd
 {server}
-exec sleep infinity
+while :; do sleep 2; done  # and takes leave of processes whose parent has ended
 """
 SSHD = """
 Port 22
@@ -71,7 +71,7 @@ class Hosts:
     def processes(self, name: str) -> list[str]:
         """Command lines there."""
         found = self.run(name, "ps -eo args --no-headers").stdout.splitlines()
-        return [line for line in found if not line.startswith(("ps ", "bash -lc", "sleep infinity", "sshd"))]
+        return [line for line in found if not line.startswith(("ps ", "bash -lc", "sh -ec", "sleep 2", "sshd"))]
 
     def end(self) -> None:
         for name, process in self._processes.items():
