@@ -89,7 +89,7 @@ def measure(config: Config, run_uri: str, saves: int, device: torch.device) -> d
 
 
 def _copy(engine: Engine, config: Config) -> Callable[[Path], None]:
-    """As launch/worker.py has it."""
+    """As launch/session.py has it."""
     shards, encoder = engine.snapshot(), engine.encoder_state()
 
     def write(folder: Path) -> None:

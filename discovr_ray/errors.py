@@ -75,4 +75,8 @@ class EvaluationError(DiscovrError):
 
 
 class RunExistsError(DiscovrError):
-    """A run of this name already exists at the storage path and `run.resume` is off."""
+    """A run of this name already exists at the storage path and `run.resume` is off, or it is going on now."""
+
+
+class RunTakenError(DiscovrError):
+    """Another start of the job has taken the run over from this one, which was found dead though it lives."""

@@ -86,6 +86,8 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "run.max_failures": (-1, None),
     "run.max_failures_per_step": (0, None),
     "run.hang_timeout_s": (0, None),
+    "run.claim_timeout_s": (3, None),
+    "checkpoint.hang_timeout_s": (0, None),
 }
 ABOVE_ZERO = (
     "storage.read_timeout_s",
@@ -197,11 +199,13 @@ def _check_values(config: Config) -> list[str]:
         problems.append("loss.w_vid = loss.w_img = loss.w_scd = 0: at least one must be above 0")
     if config.probe.every_steps > 0 and not config.probe.label:
         problems.append(f"probe.label = '': must name a label where probe.every_steps = {config.probe.every_steps}")
-    if 0 < config.run.hang_timeout_s <= config.storage.outage_patience_s:
-        problems.append(
-            f"run.hang_timeout_s = {config.run.hang_timeout_s:g}: must be 0 or above storage.outage_patience_s = "
-            f"{config.storage.outage_patience_s:g}; a storage that pauses is waited for"
-        )
+    patience_s = config.storage.outage_patience_s
+    problems += [
+        f"{key} = {_value(config, key):g}: must be 0 or above storage.outage_patience_s = {patience_s:g}; a storage "
+        "that pauses is waited for"
+        for key in ("run.hang_timeout_s", "checkpoint.hang_timeout_s")
+        if 0 < _value(config, key) <= patience_s
+    ]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.run.name):
         problems.append(
             f"run.name = {config.run.name!r}: must be letters, digits, '.', '_' and '-' (it names a folder)"

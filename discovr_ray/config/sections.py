@@ -171,6 +171,7 @@ class CheckpointConfig:
     every_steps: int = 500  # optimiser steps
     keep: int = 3  # newest complete checkpoints that stay
     max_failed_saves: int = 3  # in a row, until the run stops; each costs a warning, and training goes on
+    hang_timeout_s: float = 1200.0  # training waits for a save so long until workers tell where and restart; 0: never
     local_folder: str = ""  # on every worker's own disk, for files on their way to storage_path; "": the system's
 
 
@@ -229,6 +230,7 @@ class RunConfig:
     max_failures: int = -1  # worker-group restarts before the run fails, lost nodes included; -1: no limit
     max_failures_per_step: int = 2  # failures from one and the same checkpoint; lost or reclaimed nodes do not count
     hang_timeout_s: float = 0.0  # seconds without a step until workers tell where they hang and restart; 0: never
+    claim_timeout_s: float = 60.0  # a job that gives no sign of life for so long is dead, and its run may be resumed
     autoscaling: bool = False  # the cluster may grow: do not hold the run against its present size
 
     @property

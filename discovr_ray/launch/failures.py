@@ -6,6 +6,7 @@ The next group asks it whether going on makes sense.
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import ray
@@ -23,21 +24,44 @@ NODE_LOST = "its node has died"  # in Ray's message about a worker whose node is
 
 
 class FailureReporter(UserCallback):
-    """Runs in the controller. A lost or reclaimed node says nothing about the run, so it is not told.
+    """Runs in the controller. A lost or reclaimed node says nothing about the run, so its cause is not told.
 
     Other workers of the group often fail first, in a collective; StopFlag finds out that a node of theirs is gone.
     """
 
-    def __init__(self, stop_flag: Any) -> None:
-        self._stop_flag = stop_flag
+    def __init__(self, stop_flag: Any, allowed: int) -> None:
+        """`allowed` is `run.max_failures_per_step`."""
+        self._stop_flag, self._allowed = stop_flag, allowed
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Errors: CrashLoopError: see `tell`; Ray Train then ends the run with a ControllerError that holds it."""
+        if any(_is_preempted(error) for error in worker_exceptions.values()):
+            return  # Ray Train has another budget for these, too
         causes = {rank: str(error).strip() for rank, error in sorted(worker_exceptions.items())}
-        reclaimed = any(_is_preempted(error) for error in worker_exceptions.values())
-        if reclaimed or any(NODE_LOST in cause for cause in causes.values()):
-            return
-        told = "; ".join(f"worker {rank}: {' '.join(cause.split())}" for rank, cause in causes.items())
-        ray.get(self._stop_flag.failed.remote(told[:CAUSE_CHARS]))
+        tell(self._stop_flag, self._allowed, "; ".join(f"worker {rank}: {cause}" for rank, cause in causes.items()))
+
+
+def tell(stop_flag: Any, allowed: int, cause: str) -> None:
+    """Have the failure of a worker group counted.
+
+    Errors:
+        CrashLoopError: more than `allowed` groups in a row failed before one had begun, so that none of them could
+            look at the count itself.
+    """
+    told = "" if NODE_LOST in cause else _shortened(cause)
+    never_began = ray.get(stop_flag.failed.remote(told))
+    if len(never_began) > allowed:
+        raise CrashLoopError(
+            f"{len(never_began)} worker groups in a row could not start, and run.max_failures_per_step = {allowed}; "
+            f"the last one: {never_began[-1]}"
+        )
+
+
+def _shortened(cause: str) -> str:
+    """On one line, without colours; of a long one its begin and its end, which says most."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", cause).split())
+    half = CAUSE_CHARS // 2
+    return text if len(text) <= CAUSE_CHARS else f"{text[: half - 5]} ... {text[-half:]}"
 
 
 def _is_preempted(error: Exception) -> bool:
@@ -74,8 +98,8 @@ def refuse_crash_loop(allowed: int, run_uri: str, stop_flag: Any) -> None:
 def _newest_step(run_uri: str) -> int | None:
     """Of the newest checkpoint, sound or not; 0: there is none; None: the storage fails, which must be counted, too."""
     try:
-        newest = next(iter(checkpoint.sealed(run_uri)), "_0")
+        newest = next(iter(checkpoint.sealed(run_uri)), checkpoint.folder_name(0))
     except StorageError as error:
         logger.warning("%s", error)
         return None
-    return int(newest.rpartition("_")[2])
+    return checkpoint.step_of(newest)

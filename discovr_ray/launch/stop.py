@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 logger = logging.getLogger(__name__)
 
 ANSWER_WITHIN_S = 30.0
+NAMESPACE = "discovr-ray"  # of the flags' names
 Value = TypeVar("Value")
 
 
@@ -39,6 +40,9 @@ class StopFlag:
         self._failures: list[Failure] = []  # since the last progress
         self._num_seen = 0  # of them, before the present worker group
         self._nodes: set[str] = set()  # of the present worker group
+        self._num_failed = 0  # groups, in all
+        self._began = False  # the present worker group has called `started`
+        self._never_began: list[str] = []  # causes of the last groups in a row that failed before they did
 
     def request(self) -> None:
         self._requested = True
@@ -50,10 +54,22 @@ class StopFlag:
         """A worker of the present group runs on this node."""
         self._nodes.add(node_id)
 
-    def failed(self, cause: str) -> None:
-        """The worker group has failed."""
-        self._failures.append(Failure(cause, frozenset(self._nodes)))
+    def failed(self, cause: str) -> list[str]:
+        """The worker group has failed; "" for a cause that says nothing about the run, such as a lost node.
+
+        Returns the causes of the groups in a row that failed before one called `started`.
+        """
+        self._num_failed += 1
+        if cause:
+            self._failures.append(Failure(cause, frozenset(self._nodes)))
+            self._never_began += [] if self._began else [cause]
+        self._began = False
         self._nodes.clear()  # the next group may fail before it has told
+        return list(self._never_began)
+
+    def num_failed(self) -> int:
+        """Groups that failed, lost nodes included."""
+        return self._num_failed
 
     def started(self, saved_step: int | None, alive_nodes: Collection[str]) -> list[str]:
         """A worker group starts from this step's checkpoint; causes of the failures since it is the newest one.
@@ -67,17 +83,22 @@ class StopFlag:
             del self._failures[: self._num_seen]  # the group before went on beyond those
         self._failures = [failure for failure in self._failures if failure.nodes <= set(alive_nodes)]
         self._saved_step, self._num_seen = saved_step, len(self._failures)
+        self._began = True
+        self._never_began.clear()
         self._nodes.clear()
         return [failure.cause for failure in self._failures]
 
 
-def start_stop_flag() -> ray.actor.ActorHandle:
+def start_stop_flag(name: str | None = None) -> ray.actor.ActorHandle:
     """A flag that lives as long as the driver, beside it, and takes no CPU from anybody.
+
+    By its name others find out whether the driver lives (owner.py).
 
     When its process dies, it starts anew and has forgotten a wish; calls that meet it dead wait and are made again.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+    options |= {"name": name, "namespace": NAMESPACE} if name else {}
     return ray.remote(**options)(StopFlag).remote()
 
 

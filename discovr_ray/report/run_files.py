@@ -111,8 +111,8 @@ def _checkpoint_rows(uri: str, complete: list[checkpoint.Checkpoint]) -> list[Ch
             rows.append(
                 CheckpointRow(name, item.state.step, True, len(item.files), sum(file.num_bytes for file in item.files))
             )
-        elif name.startswith("step_") and name.removeprefix("step_").isdigit():
-            rows.append(CheckpointRow(name, int(name.removeprefix("step_")), False, 0, 0))
+        elif (step := checkpoint.step_of(name)) is not None:
+            rows.append(CheckpointRow(name, step, False, 0, 0))
     return sorted(rows, key=lambda row: row.step, reverse=True)
 
 

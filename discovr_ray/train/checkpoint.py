@@ -1,6 +1,7 @@
 """Checkpoints that count only when complete: a folder of files, and checkpoint.json with their sizes and hashes, last.
 
-    <run>/step_00000025/  files of all ranks ...  checkpoint.json
+    <run>/step_00000025/           files of all ranks ...  checkpoint.json
+    <run>/step_00000050_3f2a91bc/  the same of a worker group that was started later (claim.Attempt)
 
 Files are only handed out after their hashes were checked. Nothing here knows what is inside them.
 """
@@ -24,7 +25,8 @@ from discovr_ray.train import ranks
 FORMAT = 2
 MANIFEST = "checkpoint.json"
 RETRACTED = "checkpoint.json.damaged"
-_FOLDER = re.compile(r"step_(\d{8,})")
+NONE = (-1, "")  # comes before every checkpoint
+_FOLDER = re.compile(r"step_(\d{8,})(?:_[0-9a-f]{8})?")
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -69,8 +71,15 @@ class LocalCheckpoint(NamedTuple):
     state: TrainState
 
 
-def folder_name(step: int) -> str:
-    return f"step_{step:08d}"
+def folder_name(step: int, suffix: str = "") -> str:
+    """`suffix`: of the worker group, see `claim.Attempt`."""
+    return f"step_{step:08d}{suffix}"
+
+
+def step_of(uri: str) -> int | None:
+    """Of a checkpoint's folder; None: it is none."""
+    match = _FOLDER.fullmatch(uri.rstrip("/").rsplit("/", 1)[-1])
+    return int(match.group(1)) if match else None
 
 
 def describe(directory: Path) -> list[FileRecord]:
@@ -172,16 +181,16 @@ def restore(run_uri: str, local_dir: Path, needs: Callable[[str], bool]) -> Loca
         StorageError: the storage cannot be reached from some rank; raised on every rank. An outage is no reason to
             go back to an older checkpoint.
     """
-    found = _together(lambda: {checkpoint.state.step: checkpoint for checkpoint in find_checkpoints(run_uri)})
+    found = _together(lambda: {_order(checkpoint.uri): checkpoint for checkpoint in find_checkpoints(run_uri)})
     while True:
-        step = ranks.largest(max(found, default=-1))
-        if step < 0:
+        newest = max(ranks.gathered(max(found, default=NONE)))
+        if newest == NONE:
             return None
-        candidate, folder = found.pop(step, None), local_dir / folder_name(step)
-        local = _together(partial(_fetch_or_warn, candidate, folder, needs))
+        name = newest[1]
+        local = _together(partial(_fetch_or_warn, found.pop(newest, None), local_dir / name, needs))
         if ranks.all_agree(local is not None):
             return local
-        log.warning("%s is damaged on at least one rank; trying an older one", storage.join(run_uri, folder_name(step)))
+        log.warning("%s is damaged on at least one rank; trying an older one", storage.join(run_uri, name))
 
 
 def remove_orphans(run_uri: str) -> None:
@@ -218,16 +227,16 @@ def sealed(run_uri: str) -> list[str]:
     return [uri for uri in _folders(run_uri) if storage.exists(storage.join(uri, MANIFEST))]
 
 
-def prune(run_uri: str, keep: int, protect: Iterable[int] = ()) -> None:
+def prune(run_uri: str, keep: int) -> None:
     """Remove complete checkpoints beyond the newest `keep` (at least one), and incomplete folders older than those.
 
     Looks at sizes, not at hashes: call `retract` first where `restore` found damage.
-    An incomplete folder newer than the newest complete checkpoint may be on its way and stays. So do `protect`ed steps.
+    An incomplete folder newer than the newest complete checkpoint may be on its way and stays.
     """
     complete = [uri for uri in _folders(run_uri) if is_complete(uri)]
     if not complete:
         return
-    kept = {*complete[: max(1, keep)], *(storage.join(run_uri, folder_name(step)) for step in protect)}
+    kept = complete[: max(1, keep)]
     for uri in _folders(run_uri):
         if uri not in kept and _step(uri) < _step(complete[0]):
             storage.remove_tree(storage.join(uri, MANIFEST))  # first, so that half a removal never counts as complete
@@ -262,11 +271,18 @@ def _together(action: Callable[[], Result]) -> Result:
 def _folders(run_uri: str) -> list[str]:
     """Checkpoint folders of a run, newest first, complete or not."""
     uris = [storage.join(run_uri, folder.rstrip("/").rsplit("/", 1)[-1]) for folder in storage.list_folders(run_uri)]
-    return sorted((uri for uri in uris if _FOLDER.fullmatch(uri.rsplit("/", 1)[-1])), key=_step, reverse=True)
+    return sorted((uri for uri in uris if step_of(uri) is not None), key=_order, reverse=True)
 
 
 def _step(uri: str) -> int:
-    return int(uri.rsplit("_", 1)[-1])
+    return _order(uri)[0]
+
+
+def _order(uri: str) -> tuple[int, str]:
+    """Of checkpoint folders; two of one step differ in nothing but who wrote them."""
+    step = step_of(uri)
+    assert step is not None
+    return step, uri.rsplit("/", 1)[-1]
 
 
 def _record(directory: Path, name: str) -> FileRecord:

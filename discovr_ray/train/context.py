@@ -1,4 +1,4 @@
-"""What the training loop needs from whoever runs it. `launch/worker.py` gives it on Ray; tests give it without."""
+"""What the training loop needs from whoever runs it. `launch/session.py` gives it on Ray; tests give it without."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ class Context(Protocol):
 
     def stop_requested(self) -> bool:
         """True once somebody asked the run to end; only rank 0 is asked."""
+
+    def notice_due(self) -> bool:
+        """Whether it is time to look for notices that a node is about to be taken away; only rank 0 is asked."""
+
+    def node_leaves(self) -> bool:
+        """Whether a node of some rank is about to be taken away; the same answer on every rank. (all)"""
 
     def record(self, values: dict[str, float]) -> None:
         """Take the metrics of a logged step; rank 0 only."""

@@ -27,9 +27,13 @@ class HangWatch:
     whose storage does not answer; a timer outside of Python does both, and writes the stacks to stderr.
     """
 
-    def __init__(self, timeout_s: float, keep: Callable[[int, str], None]) -> None:
-        """`keep` gets the number of the last step and the stacks, in another thread. A timeout of 0: never."""
-        self._timeout_s, self._keep = timeout_s, keep
+    def __init__(self, timeout_s: float, keep: Callable[[int, str], None], what: str = "step") -> None:
+        """`keep` gets the number of the last step and the stacks, in another thread. A timeout of 0: never.
+
+        Args:
+            what: is not done in time, for the log.
+        """
+        self._timeout_s, self._keep, self._what = timeout_s, keep, what
         self._step = 0
         self._deadline: float | None = None  # by time.monotonic; None: not counting
         self._changed = threading.Condition()
@@ -70,7 +74,8 @@ class HangWatch:
 
     def _watch(self) -> None:
         while self._wait_until_late():
-            logger.error("no step was done for %g s after step %d; this process ends", self._timeout_s, self._step)
+            message = "no %s was done for %g s after step %d; this process ends"
+            logger.error(message, self._what, self._timeout_s, self._step)
             try:
                 self._keep(self._step, _stacks())
             except Exception:  # the process ends either way
@@ -90,6 +95,17 @@ class HangWatch:
 
     def _is_late(self) -> bool:
         return not self._closed and self._deadline is not None and time.monotonic() >= self._deadline
+
+
+@contextmanager
+def limited(timeout_s: float, step: int, keep: Callable[[int, str], None], what: str) -> Iterator[None]:
+    """A watch of its own for a block that begins after `step`; see HangWatch.
+
+    A process has one timer, so another watch must be `paused` meanwhile.
+    """
+    with HangWatch(timeout_s, keep, what) as watch:
+        watch.step_done(step)
+        yield
 
 
 def _stacks() -> str:

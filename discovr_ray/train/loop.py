@@ -13,7 +13,7 @@ from discovr_ray.config import Config, RunPlan
 from discovr_ray.schedules import step_values
 from discovr_ray.train.context import Context
 from discovr_ray.train.engine import Engine
-from discovr_ray.train.hang import HangWatch
+from discovr_ray.train.hang import HangWatch, limited
 from discovr_ray.train.health import Health
 from discovr_ray.train.metrics import Metrics
 from discovr_ray.train.objective import (
@@ -85,7 +85,7 @@ def train(
                     context.record(record | probed | health.judge(record))
                 health.refuse_collapse()
             if step % config.checkpoint.every_steps == 0 or step == plan.total_steps or agreed.stop:
-                with watch.paused():
+                with watch.paused(), limited(config.checkpoint.hang_timeout_s, step, context.hung, "save"):
                     context.save(step)
             if agreed.stop:
                 break

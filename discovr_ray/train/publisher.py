@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from discovr_ray.data import storage
-from discovr_ray.errors import StorageError
+from discovr_ray.errors import RunTakenError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -15,8 +16,9 @@ logger = logging.getLogger(__name__)
 class Publisher:
     """One copy is on its way at a time; however often one is asked for meanwhile, one more follows."""
 
-    def __init__(self, folder: Path, uri: str) -> None:
-        self._folder, self._uri = folder, uri
+    def __init__(self, folder: Path, uri: str, check: Callable[[], None] = lambda: None) -> None:
+        """`check` raises RunTakenError once nothing may be copied any more."""
+        self._folder, self._uri, self._check = folder, uri, check
         self._asked = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="discovr-publish", daemon=True)
@@ -43,7 +45,8 @@ class Publisher:
     def _copy(self) -> None:
         """A storage that fails is tried again next time."""
         try:
+            self._check()
             for path in sorted(path for path in self._folder.rglob("*") if path.is_file()):
                 storage.put_file(str(path), storage.join(self._uri, *path.relative_to(self._folder).parts))
-        except StorageError as error:
+        except (StorageError, RunTakenError) as error:
             logger.warning("the run's log could not be copied, training goes on: %s", error)

@@ -20,7 +20,7 @@ class Agreement(NamedTuple):
     """What all ranks know of a step before they compute it."""
 
     total_weight: float  # clips of the global batch that are used
-    stop: bool  # the run ends after this step
+    stop: bool  # training ends after this step, for now or for good
     num_bad: int  # distinct clips that failed so far
 
 
@@ -48,15 +48,17 @@ class Quarantine:
         weight = float(sum(batch.weights.sum() for batch in batches))
         failures = [failure for batch in batches for failure in batch.failures]
         stop = context.rank == 0 and context.stop_requested()
-        sums = torch.tensor([weight, len(failures), float(stop)], dtype=torch.float64)
+        look = context.rank == 0 and context.notice_due()
+        sums = torch.tensor([weight, len(failures), float(stop), float(look)], dtype=torch.float64)
         sums = sums.to(context.device)
         dist.all_reduce(sums)
-        total_weight, num_failures, stops = sums.tolist()
+        total_weight, num_failures, stops, looks = sums.tolist()
+        leaves = looks > 0 and context.node_leaves()
         if num_failures:
             self._record(step, failures, context)
         if total_weight == 0:
             raise TooManyBadClipsError(f"step {step + 1}: every clip of the global batch failed; see quarantine.jsonl")
-        return Agreement(total_weight, stops > 0, len(self.clip_ids))
+        return Agreement(total_weight, stops > 0 or leaves, len(self.clip_ids))
 
     def _record(self, step: int, failures: list[ClipFailure], context: Context) -> None:
         gathered: list[list[ClipFailure]] = [[] for _ in range(context.world_size)]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
+
+from discovr_ray.errors import DiscovrError
 
 Value = TypeVar("Value")
 
@@ -35,6 +38,23 @@ def gathered(mine: Value) -> list[Value]:
     values = [mine] * dist.get_world_size()
     dist.all_gather_object(values, mine)
     return values
+
+
+def from_rank_zero(make: Callable[[], Value]) -> Value:
+    """What rank 0 makes of it, a small value that can be pickled, on every rank; every rank must call it.
+
+    Errors: the DiscovrError that `make` raised, on every rank.
+    """
+    mine: tuple[Value | None, DiscovrError | None] = (None, None)
+    if rank() == 0:
+        try:
+            mine = (make(), None)
+        except DiscovrError as error:
+            mine = (None, error)
+    value, failure = gathered(mine)[0]
+    if failure is not None:
+        raise failure
+    return cast(Value, value)
 
 
 def _reduced(value: int, operation: dist.ReduceOp.RedOpType) -> int:

@@ -7,7 +7,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from discovr_ray.config import Config, RunPlan
 from discovr_ray.data import storage
+from discovr_ray.errors import RunTakenError
 from discovr_ray.train.publisher import Publisher
 
 if TYPE_CHECKING:  # the stream imports Ray, which the loop does not need
@@ -37,8 +38,21 @@ class RunLog:
     On resume, records after `start_step` are dropped: the run is about to write them again.
     """
 
-    def __init__(self, run_uri: str, config: Config, plan: RunPlan, start_step: int, local_folder: Path) -> None:
-        """`local_folder` is made when it is needed, and removed by `close`."""
+    def __init__(
+        self,
+        run_uri: str,
+        config: Config,
+        plan: RunPlan,
+        start_step: int,
+        local_folder: Path,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`local_folder` is made when it is needed, and removed by `close`.
+
+        Args:
+            check: raises RunTakenError once the run folder belongs to others, which is then left alone.
+        """
+        self._check = check
         self._plan = plan
         self._global_batch = config.engine.global_batch
         self._remote = "://" in run_uri
@@ -49,10 +63,12 @@ class RunLog:
         # a clip that failed stays on record even when the step that met it is run again
         self._write_all(QUARANTINE_FILE, read_records(run_uri, QUARANTINE_FILE))
         self._tensorboard = SummaryWriter(self._root / "tensorboard", purge_step=start_step + 1 if start_step else None)
-        self._publisher = Publisher(self._root, run_uri) if self._remote else None
+        self._publisher = Publisher(self._root, run_uri, check) if self._remote else None
 
     def metrics(self, record: dict[str, float]) -> None:
         """One logged step: a JSON line (NaN becomes null), TensorBoard scalars and a progress line."""
+        if self._is_taken():
+            return
         self._append(METRICS_FILE, {key: value if math.isfinite(value) else None for key, value in record.items()})
         for name, value in record.items():
             self._tensorboard.add_scalar(name, value, int(record["step"]))
@@ -61,6 +77,8 @@ class RunLog:
             self.publish()
 
     def quarantine(self, step: int, epoch: int, failures: Sequence[ClipFailure]) -> None:
+        if self._is_taken():
+            return
         for failure in failures:
             self._append(
                 QUARANTINE_FILE,
@@ -82,6 +100,16 @@ class RunLog:
         if self._publisher:
             self._publisher.close()
             shutil.rmtree(self._root, ignore_errors=True)
+
+    def _is_taken(self) -> bool:
+        """Of the run folder itself; for a copy of it the publisher asks."""
+        try:
+            if not self._remote:
+                self._check()
+        except RunTakenError as error:  # the next save ends all ranks together
+            logger.warning("no longer written down: %s", error)
+            return True
+        return False
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
         with (self._root / name).open("a") as file:

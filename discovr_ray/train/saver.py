@@ -11,15 +11,15 @@ import logging
 import shutil
 import tempfile
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from discovr_ray.config.sections import CheckpointConfig
 from discovr_ray.data import storage
-from discovr_ray.errors import CheckpointError
+from discovr_ray.errors import CheckpointError, RunTakenError
 from discovr_ray.train import ranks
 from discovr_ray.train.checkpoint import TrainState
+from discovr_ray.train.claim import begin_attempt
 from discovr_ray.train.upload import Save, Times, Upload, Writer
 
 RETRY_PAUSE_S = 5.0  # before the last save of a run is tried again: no later one will make up for it
@@ -30,17 +30,24 @@ log = logging.getLogger(__name__)
 class Saver:
     """The saves of one rank. Every rank calls its methods at the same step; `close` asks nobody."""
 
-    def __init__(self, run_uri: str, config: CheckpointConfig) -> None:
-        """Makes this rank's local folder, and removes those that killed attempts of the run left on this machine."""
-        attempt = ranks.gathered(uuid.uuid4().hex[:8])[0]
+    def __init__(self, run_uri: str, config: CheckpointConfig, start: str = "") -> None:
+        """From now on no other group may save; removes what killed ones left on this machine.
+
+        Args:
+            start: see `claim.begin_attempt`.
+        Errors:
+            RunTakenError: another start of the job has taken the run over; on all ranks.
+            StorageError: the storage cannot be reached; on all ranks.
+        """
+        self.attempt = ranks.from_rank_zero(lambda: begin_attempt(run_uri, start))
         self._base = Path(config.local_folder or tempfile.gettempdir())
         run_prefix = f"discovr-save-{hashlib.sha256(run_uri.encode()).hexdigest()[:12]}-"
-        self._prefix = f"{run_prefix}{attempt}-"
+        self._prefix = f"{run_prefix}{self.attempt.number}-"
         for left in self._base.glob(f"{run_prefix}*"):
             if not left.name.startswith(self._prefix):
                 shutil.rmtree(left, ignore_errors=True)
         local_dir = self.local_folder("save")
-        self._writer = Writer(run_uri, local_dir, attempt, ranks.rank(), ranks.world_size(), config.keep)
+        self._writer = Writer(self.attempt, local_dir, ranks.rank(), ranks.world_size(), config.keep)
         self._max_failed = config.max_failed_saves
         self._failed, self._failing_since = 0, 0.0  # in a row; by time.monotonic
         self._upload: Upload | None = None
@@ -59,6 +66,7 @@ class Saver:
                 into a folder, later and in another thread.
         Errors:
             CheckpointError: too many saves in a row have failed; on all ranks.
+            RunTakenError: other workers have taken the place of these; on all ranks.
         """
         times = Times()
         with times.measure("wait"):
@@ -119,7 +127,11 @@ class Saver:
         if outcome.defect:
             raise outcome.defect
         self.times = outcome.times
-        causes = {rank: cause for rank, cause in enumerate(ranks.gathered(outcome.failure)) if cause}
+        ends = ranks.gathered((outcome.failure, outcome.is_taken))
+        for failure, is_taken in ends:
+            if is_taken:
+                raise RunTakenError(failure)
+        causes = {rank: failure for rank, (failure, _) in enumerate(ends) if failure}
         self._failed = self._failed + 1 if causes else 0
         if self._failed == 1:
             self._failing_since = time.monotonic()

@@ -20,9 +20,10 @@ from typing import NamedTuple
 from safetensors import SafetensorError
 
 from discovr_ray.data import storage
-from discovr_ray.errors import CheckpointError, StorageError
+from discovr_ray.errors import CheckpointError, RunTakenError, StorageError
 from discovr_ray.train import checkpoint
 from discovr_ray.train.checkpoint import FileRecord, TrainState
+from discovr_ray.train.claim import Attempt
 
 POLL_S = 1.0  # between two looks of rank 0 for what the other ranks have stored
 log = logging.getLogger(__name__)
@@ -31,15 +32,14 @@ log = logging.getLogger(__name__)
 class Writer(NamedTuple):
     """Who saves, and where to."""
 
-    run_uri: str
+    attempt: Attempt  # its number keeps the lists of another group from being taken
     local_dir: Path  # for this rank alone; emptied after every save
-    attempt: str  # differs from one start of the run to the next, so that lists of a killed one are never taken
     rank: int
     world_size: int
     keep: int  # complete checkpoints that stay
 
     def list_name(self, rank: int, number: int) -> str:
-        return f"stored_{self.attempt}_try_{number}_{rank}_of_{self.world_size}.json"
+        return f"stored_{self.attempt.number}_try_{number}_{rank}_of_{self.world_size}.json"
 
 
 class Save(NamedTuple):
@@ -77,6 +77,7 @@ class Outcome:
     times: Times
     num_bytes: int = 0  # of this rank's files
     failure: str = ""  # why this rank could not save
+    is_taken: bool = False  # that failure: others have taken the place of this group
     defect: BaseException | None = None  # anything that is not the fault of disk or storage
     stored: threading.Event = field(default_factory=threading.Event)  # the files of this rank, or it failed
     abandoned: threading.Event = field(default_factory=threading.Event)  # nobody waits for other ranks any more
@@ -91,7 +92,8 @@ class Upload(threading.Thread):
         self.outcome = Outcome(times)
         self._writer = writer
         self._folder = writer.local_dir / checkpoint.folder_name(save.state.step)
-        self._uri = storage.join(writer.run_uri, self._folder.name)
+        name = checkpoint.folder_name(save.state.step, writer.attempt.suffix())
+        self._uri = storage.join(writer.attempt.run_uri, name)
 
     def run(self) -> None:
         outcome = self.outcome
@@ -102,6 +104,8 @@ class Upload(threading.Thread):
             outcome.stored.set()
             with outcome.times.measure("seal"):
                 self._seal(records)
+        except RunTakenError as error:
+            outcome.failure, outcome.is_taken = str(error), True
         except (StorageError, CheckpointError) as error:
             outcome.failure = str(error)
             log.warning("checkpoint of step %d was not saved, training goes on: %s", self.save.state.step, error)
@@ -120,6 +124,7 @@ class Upload(threading.Thread):
             records = checkpoint.describe(self._folder)
         self.outcome.num_bytes = sum(record.num_bytes for record in records)
         with times.measure("store"):
+            self._writer.attempt.check()
             for record in records:
                 storage.put_file(str(self._folder / record.name), storage.join(self._uri, record.name))
             if self._writer.rank:
@@ -135,6 +140,7 @@ class Upload(threading.Thread):
                 if self.outcome.abandoned.wait(POLL_S):
                     raise CheckpointError(f"{self._uri}: rank {rank} did not store its files")
             records = [*records, *(FileRecord(**record) for record in json.loads(storage.read_bytes(uri)))]
+        self._writer.attempt.check()
         checkpoint.seal(self._uri, records, self.save.state)
         log.info("checkpoint of step %d is complete: %s", self.save.state.step, self._uri)
         try:
@@ -149,7 +155,7 @@ class Upload(threading.Thread):
         """Remove what is in the folder beside the checkpoint, some of it perhaps of a killed attempt, and old ones."""
         for name in storage.list_sizes(self._uri).keys() - names - {checkpoint.MANIFEST}:
             storage.remove_tree(storage.join(self._uri, name))
-        checkpoint.prune(self._writer.run_uri, self._writer.keep)
+        checkpoint.prune(self._writer.attempt.run_uri, self._writer.keep)
 
 
 def _write(folder: Path, write: Callable[[Path], None]) -> None:

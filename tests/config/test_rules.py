@@ -106,6 +106,14 @@ def test_every_number_has_a_rule() -> None:
             "loss.w_vid = loss.w_img = loss.w_scd = 0: at least one must be above 0",
         ),
         ({"optim": {"beta1": 1.0}}, "optim.beta1 = 1: must be below 1"),
+        *(
+            (
+                {section: {"hang_timeout_s": 60.0}, "storage": {"outage_patience_s": 60.0}},
+                f"{section}.hang_timeout_s = 60: must be 0 or above storage.outage_patience_s = 60; "
+                "a storage that pauses is waited for",
+            )
+            for section in ("run", "checkpoint")
+        ),
         ({"optim": {"lr": float("inf")}}, "optim.lr = inf: must be a finite number"),
         ({"optim": {"lr": float("nan")}}, "optim.lr = nan: must be at least 0"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from contextlib import suppress
@@ -16,6 +17,7 @@ from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError
 
 from discovr_ray.errors import CrashLoopError
+from discovr_ray.launch import supervise
 from discovr_ray.launch.failures import FailureReporter
 from discovr_ray.launch.stop import StopFlag, start_stop_flag
 from discovr_ray.launch.trainer import pretrain
@@ -50,22 +52,75 @@ def test_a_group_that_has_lost_a_node_does_not_count() -> None:
     assert flag.started(0, ["a", "c"]) == ["out of memory", "cannot start"]
 
 
+def test_groups_that_fail_before_they_begin_are_counted_apart() -> None:
+    """They never come to look at the count themselves."""
+    flag = StopFlag()
+    assert flag.failed("no such module") == ["no such module"]
+    assert flag.failed("") == ["no such module"]  # a lost node
+    assert flag.failed("out of memory") == ["no such module", "out of memory"]
+    flag.started(0, [])
+    assert flag.failed("killed") == []
+    assert flag.failed("no such module") == ["no such module"]
+    assert flag.num_failed() == 5
+
+
 @pytest.mark.ray
 def test_the_reason_is_told_but_lost_nodes_are_not(ray_cluster: None) -> None:
     flag = start_stop_flag()
-    reporter = FailureReporter(flag)
+    reporter = FailureReporter(flag, allowed=2)
     message = "The actor died because its node has died. Node Id: 7"
     lost = ActorDiedErrorContext(error_message=message, actor_id=bytes(16))
     reporter.after_exception(None, {1: ActorDiedError(lost)})
     reclaimed = SimpleNamespace(health_check_failure=SimpleNamespace(preempted=True))
     reporter.after_exception(None, {0: reclaimed})  # type: ignore[dict-item]
     assert ray.get(flag.started.remote(0, [])) == []
+    assert ray.get(flag.num_failed.remote()) == 1  # Ray Train does not count the reclaimed one either
     reporter.after_exception(None, {1: ValueError("no\n such  thing"), 0: RuntimeError("x" * 900)})
     (cause,) = ray.get(flag.started.remote(0, []))
     assert cause.startswith("worker 0: xxx")
+    assert cause.endswith("xxx; worker 1: no such thing")
     assert len(cause) == 600
     reporter.after_exception(None, {1: ValueError("no\n such  thing")})
     assert ray.get(flag.started.remote(0, []))[1] == "worker 1: no such thing"
+    for _ in range(3):
+        reporter.after_exception(None, {0: ValueError("broken")})  # the first of a group that had begun
+    with pytest.raises(CrashLoopError, match=r"3 worker groups in a row could not start.* last one: worker 0: broken"):
+        reporter.after_exception(None, {0: ValueError("broken")})
+
+
+BROKEN_PYTHON = """
+import os, sys
+
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "discovr_ray.launch.worker":
+            try:
+                open({marker!r}, "x").close()
+            except FileExistsError:
+                raise ModuleNotFoundError("No module named 'discovr_ray'")
+            else:
+                os._exit(1)  # as a library that crashes while it is loaded
+
+sys.meta_path.insert(0, Broken())
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_that_cannot_load_the_package_end_the_run_with_the_cause(
+    echo_manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of them gets so far as to look at the count of failures. Ray Train alone would try for ever."""
+    marker = tmp_path / "crashed"
+    (tmp_path / "sitecustomize.py").write_text(BROKEN_PYTHON.format(marker=str(marker)))
+    path = os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    monkeypatch.setattr(supervise, "worker_variables", lambda config: {"PYTHONPATH": path})
+    with pytest.raises(
+        CrashLoopError, match=r"^2 worker groups in a row could not start.*No module named 'discovr_ray"
+    ):
+        pretrain(tiny_run(echo_manifest, tmp_path, run__workers=1, run__max_failures_per_step=1))
+    assert marker.exists()
+    assert (tmp_path / "demo" / "report.html").exists()
 
 
 @pytest.mark.ray

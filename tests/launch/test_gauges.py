@@ -18,9 +18,9 @@ class Worker:
     """Rank 0 at a logged step, without the training: the session's own `record`."""
 
     def record(self, values: dict[str, float]) -> None:
-        from discovr_ray.launch.worker import _Session
+        from discovr_ray.launch.session import Session
 
-        self.session: Any = _Session.__new__(_Session)
+        self.session: Any = Session.__new__(Session)
         self.session._config = SimpleNamespace(run=SimpleNamespace(name="gauges"))
         self.session._gauges = {}
         self.session._log = SimpleNamespace(metrics=lambda values: None)

@@ -26,6 +26,7 @@ from discovr_ray.data.manifest import read_manifest, write_manifest
 from discovr_ray.errors import CheckpointError, ConfigError, RunExistsError, StorageError, TooManyBadClipsError
 from discovr_ray.launch.rank_log import session_logs
 from discovr_ray.launch.trainer import RunSummary, pretrain
+from discovr_ray.train import claim
 from discovr_ray.train.run_log import read_records
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -204,15 +205,20 @@ def test_kill_9_of_the_driver_and_exact_continuation(finished: RunSummary, echo_
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_a_checkpoint(echo_manifest: str, tmp_path: Path, number: signal.Signals) -> None:
-    arguments = overrides(echo_manifest, tmp_path, checkpoint__every_steps=1000, schedule__epochs=500)
-    job = Job(arguments, tmp_path / "job.log")
+def test_a_signal_leaves_a_checkpoint_and_until_then_nobody_else_gets_the_run(
+    ray_cluster: None, echo_manifest: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    long = {"checkpoint__every_steps": 1000, "schedule__epochs": 500}
+    job = Job(overrides(echo_manifest, tmp_path, **long), tmp_path / "job.log")
     job.wait_for(lambda: len(read_records(str(tmp_path / "demo"), "metrics.jsonl")) >= 3)
+    with pytest.raises(RunExistsError, match=r"a job already trains this run \(process \d+ on "):
+        pretrain(tiny_run(echo_manifest, tmp_path, run__resume=True, **long))
     job.send(number)
     assert job.wait() == 128 + number, job.output()
     (step,) = complete_steps(tmp_path / "demo")
     assert step >= 3
     assert "run.resume=true" in job.output()
+    assert claim.claims(str(tmp_path / "demo")) == []
 
 
 @pytest.mark.chaos

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import saver_runs
 import torch
-from loop_runs import NUM_CLIPS, LocalContext, build_engine
+from loop_runs import NUM_CLIPS, LocalContext, build_engine, tiny_config, train_anew
 
 from discovr_ray.config import Config, derive_plan
+from discovr_ray.config.sections import CheckpointConfig
 from discovr_ray.errors import CollapseError, NonFiniteError
 from discovr_ray.train import checkpoint, ranks
 from discovr_ray.train.checkpoint import TrainState
@@ -19,6 +22,7 @@ from discovr_ray.train.engine import Engine
 from discovr_ray.train.health import Health
 from discovr_ray.train.loop import train
 from discovr_ray.train.quarantine import Quarantine
+from discovr_ray.train.saver import Saver
 
 
 class SavingContext(LocalContext):
@@ -132,6 +136,29 @@ def hang(rank: int, folder: Path) -> None:
             watch.step_done(2)
         (folder / "alive").write_text("")
         stand_still()
+
+
+def hang_in_save(folder: Path) -> None:
+    """A whole run whose first save is written to a disk that does not answer, as one in the network may."""
+    from discovr_ray.train import hang as hanging
+
+    hanging.LINGER_S = 0.0
+    os.mkfifo(folder / "disk")
+
+    class Saving(LocalContext):
+        saver = Saver(str(folder / "run"), CheckpointConfig(local_folder=str(folder)))
+
+        def save(self, step: int) -> None:
+            self.saver.save(saver_runs.state(step), lambda: write_for_ever)
+
+        def hung(self, step: int, stacks: str) -> None:
+            (folder / f"stacks_{step}.txt").write_text(stacks)
+
+    def write_for_ever(unused: Path) -> None:
+        (folder / "disk").write_bytes(b"nobody reads this")
+
+    config = tiny_config(checkpoint={"every_steps": 1, "hang_timeout_s": 1.0}, storage={"outage_patience_s": 0.5})
+    train_anew(config, build_engine(config), Saving(config))
 
 
 def stand_still() -> None:

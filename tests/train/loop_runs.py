@@ -102,6 +102,12 @@ class LocalContext:
     def stop_requested(self) -> bool:
         return len(self.seen) == self._stop_after
 
+    def notice_due(self) -> bool:
+        return False
+
+    def node_leaves(self) -> bool:
+        raise AssertionError("asked though no notice was due")
+
     def record(self, values: dict[str, float]) -> None:
         self.records.append(values)
 

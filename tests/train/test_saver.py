@@ -21,9 +21,10 @@ from saver_runs import SIZES, content, copy_of, state
 
 from discovr_ray.config.sections import CheckpointConfig, StorageConfig
 from discovr_ray.data import storage
-from discovr_ray.errors import CheckpointError
+from discovr_ray.errors import CheckpointError, RunTakenError
 from discovr_ray.train import checkpoint, saver
 from discovr_ray.train.checkpoint import MANIFEST, folder_name
+from discovr_ray.train.claim import begin_attempt
 from discovr_ray.train.saver import Saver
 from discovr_ray.train.upload import Save, Times, Upload, Writer
 
@@ -52,6 +53,13 @@ def saver_of(run: Path | str, disk: Path, **changes: Any) -> Saver:
 
 def steps_of(run: Path | str) -> list[int]:
     return [found.state.step for found in checkpoint.find_checkpoints(str(run))]
+
+
+def blocked(run: Path, step: int) -> Path:
+    """A file where the folder of the step should be."""
+    run.mkdir(exist_ok=True)
+    (run / folder_name(step)).write_text("no folder")
+    return run / folder_name(step)
 
 
 class Held:
@@ -135,14 +143,13 @@ def test_a_failed_save_is_a_warning_and_the_next_one_succeeds(
     run: Path, disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = saver_of(run, disk)
-    run.write_text("no folder")
+    file = blocked(run, 1)
     with caplog.at_level(logging.WARNING):
         one.save(state(1), copy_of(1))
         one._upload.join()  # type: ignore[union-attr]
     assert "checkpoint of step 1 was not saved, training goes on" in caplog.text
     assert "cannot write: " in caplog.text
-    assert str(run) in caplog.text
-    run.unlink()
+    assert str(file) in caplog.text
     one.save(state(2), copy_of(2))
     one.finish()
     assert steps_of(run) == [2]
@@ -152,13 +159,11 @@ def test_only_failures_in_a_row_stop_the_run(run: Path, disk: Path) -> None:
     one = saver_of(run, disk, max_failed_saves=2)
     for step in (1, 2, 3):
         if step == 1:
-            run.write_text("no folder")
+            blocked(run, 1)
         one.save(state(step), copy_of(step))
         one._settle()
-        if step == 1:
-            run.unlink()
-    (run / folder_name(4)).write_text("no folder")
-    (run / folder_name(5)).write_text("no folder")
+    blocked(run, 4)
+    blocked(run, 5)
     one.save(state(4), copy_of(4))
     one.save(state(5), copy_of(5))
     with pytest.raises(
@@ -171,8 +176,8 @@ def test_only_failures_in_a_row_stop_the_run(run: Path, disk: Path) -> None:
 
 def test_the_last_save_is_tried_again(run: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No later save will make up for it."""
-    run.write_text("no folder")
-    monkeypatch.setattr(saver.time, "sleep", lambda seconds: run.unlink())  # somebody mends it meanwhile
+    file = blocked(run, 8)
+    monkeypatch.setattr(saver.time, "sleep", lambda seconds: file.unlink())  # somebody mends it meanwhile
     one = saver_of(run, disk)
     one.save(state(8), copy_of(8))
     one.finish()
@@ -183,13 +188,14 @@ def test_the_last_save_has_its_own_tries_and_the_patience_of_the_storage(
     run: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failure before does not count, nor do more than checkpoint.max_failed_saves until the patience is over."""
-    run.write_text("no folder")
+    blocked(run, 7)
+    file = blocked(run, 8)
     pauses: list[float] = []
 
     def pause(seconds: float) -> None:
         pauses.append(seconds)
         if len(pauses) == 4:
-            run.unlink()
+            file.unlink()
 
     monkeypatch.setattr(saver.time, "sleep", pause)
     one = saver_of(run, disk, max_failed_saves=2)
@@ -205,7 +211,7 @@ def test_the_last_save_is_given_up_when_the_patience_is_over(
 ) -> None:
     monkeypatch.setenv("DISCOVR_STORAGE", "")  # so that the next line is undone
     storage.configure(StorageConfig(outage_patience_s=0))
-    run.write_text("no folder")
+    blocked(run, 8)
     one = saver_of(run, disk, max_failed_saves=2)
     one.save(state(8), copy_of(8))
     with pytest.raises(CheckpointError, match="step 8: 2 saves in a row have failed"):
@@ -215,7 +221,8 @@ def test_the_last_save_is_given_up_when_the_patience_is_over(
 
 def test_a_list_of_an_earlier_try_seals_nothing(run: Path, disk: Path) -> None:
     """Rank 1 had stored its files at the first try; at the second they are about to be written anew."""
-    first = [Upload(Writer(str(run), disk / str(rank), "attempt", rank, 2, 3), SAVE, Times()) for rank in (0, 1)]
+    attempt = begin_attempt(str(run))
+    first = [Upload(Writer(attempt, disk / str(rank), rank, 2, 3), SAVE, Times()) for rank in (0, 1)]
     first[1].run()
     again = [Upload(one._writer, SAVE._replace(number=2), Times()) for one in first]
     again[0].outcome.abandoned.set()  # else it waits for rank 1
@@ -225,6 +232,51 @@ def test_a_list_of_an_earlier_try_seals_nothing(run: Path, disk: Path) -> None:
     again[1].run()
     again[0].run()
     assert steps_of(run) == [1]
+
+
+def test_a_group_that_others_have_replaced_stores_nothing(run: Path, disk: Path) -> None:
+    """As when a machine that was cut off from the network comes back: at its next save its group ends."""
+    old = saver_of(run, disk / "old")
+    old.save(state(1), copy_of(1))
+    old._settle()
+    new = saver_of(run, disk / "new")
+    old.save(state(2), copy_of(2))
+    with pytest.raises(RunTakenError, match="another group of workers has taken the place"):
+        old.finish()
+    old.close()
+    assert steps_of(run) == [1]
+    assert not (run / folder_name(2)).exists()
+    new.save(state(2), copy_of(2))
+    new.finish()
+    assert steps_of(run) == [2, 1]
+
+
+def test_what_a_replaced_group_is_just_storing_harms_nobody(
+    run: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had looked a moment before the others came. Both save step 1; neither file ends in the other's checkpoint."""
+    groups: list[Saver] = []
+    put_file = storage.put_file
+
+    def put(local_path: str, uri: str) -> None:
+        if not groups:
+            groups.append(saver_of(run, disk / "new"))
+            groups[0].save(state(1), copy_of(7))
+            groups[0].finish()
+        put_file(local_path, uri)
+
+    old = saver_of(run, disk / "old")
+    monkeypatch.setattr(storage, "put_file", put)
+    old.save(state(1), copy_of(1))
+    with pytest.raises(RunTakenError):
+        old.finish()
+    old.close()
+    (found,) = checkpoint.find_checkpoints(str(run))
+    assert found.uri.endswith(f"{folder_name(1)}_{groups[0].attempt.number}")
+    assert (Path(found.uri) / "file_0.bin").read_bytes() == content(7, 0, 4096)
+    assert (run / folder_name(1) / "file_0.bin").read_bytes() == content(1, 0, 4096)
+    checkpoint.remove_orphans(str(run))
+    assert not (run / folder_name(1)).exists()
 
 
 def test_a_defect_is_no_failed_save(run: Path, disk: Path) -> None:
@@ -387,7 +439,8 @@ def test_kill_9_at_random_moments_of_20_uploads(place: str, s3_server: Any, tmp_
         before = step
     assert cut >= 10  # else the kills did not meet uploads
     checkpoint.remove_orphans(run)
-    assert all(checkpoint.is_complete(folder) for folder in checkpoint._folders(run))
+    left = [folder for folder in checkpoint._folders(run) if storage.list_sizes(folder)]  # rclone keeps empty folders
+    assert all(checkpoint.is_complete(folder) for folder in left)
     assert storage.abort_uploads(run) == 0
     saver_of(run, disk).close()
     assert os.listdir(disk) == []

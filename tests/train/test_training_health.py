@@ -28,6 +28,17 @@ def assert_same_bits(left: dict[str, torch.Tensor], right: dict[str, torch.Tenso
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
 
 
+def run_alone(code: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", f"import health_runs, pathlib; {code}"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]), "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
 def healthy(**changes: Any) -> Health:
     """Of a run of 12 steps."""
     config = tiny_config(health=changes)
@@ -151,15 +162,20 @@ def test_a_lasting_collapse_stops_all_ranks_when_asked_to(tmp_path: Path) -> Non
 
 def test_a_process_that_hangs_tells_where_and_ends(tmp_path: Path) -> None:
     """But not at its first step, in a save, or while it works."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"import health_runs, pathlib; health_runs.hang(0, pathlib.Path({str(tmp_path)!r}))"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]), "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = run_alone(f"health_runs.hang(0, pathlib.Path({str(tmp_path)!r}))")
     assert done.returncode == 1, done.stderr
     assert (tmp_path / "alive").exists()
     assert [path.name for path in tmp_path.glob("stacks_*")] == ["stacks_2.txt"]
     assert "in stand_still" in (tmp_path / "stacks_2.txt").read_text()
     assert "no step was done for 1 s after step 2" in done.stderr
+
+
+def test_a_save_that_hangs_tells_where_and_ends_the_process(tmp_path: Path) -> None:
+    """Training does step 2, then waits for the save of step 1. A hang elsewhere is not looked for here."""
+    done = run_alone(f"health_runs.hang_in_save(pathlib.Path({str(tmp_path)!r}))")
+    assert done.returncode == 1, done.stderr
+    assert [path.name for path in tmp_path.glob("stacks_*")] == ["stacks_2.txt"]
+    stacks = (tmp_path / "stacks_2.txt").read_text()
+    assert "in write_for_ever" in stacks  # the thread that saves
+    assert "in _settle" in stacks  # training
+    assert "no save was done for 1 s after step 2" in done.stderr
