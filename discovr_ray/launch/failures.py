@@ -37,7 +37,7 @@ class FailureReporter(UserCallback):
         """Errors: CrashLoopError: see `tell`; Ray Train then ends the run with a ControllerError that holds it."""
         if any(_is_preempted(error) for error in worker_exceptions.values()):
             return  # Ray Train has another budget for these, too
-        causes = {rank: str(error).strip() for rank, error in sorted(worker_exceptions.items())}
+        causes = {rank: str(_met(error)).strip() for rank, error in sorted(worker_exceptions.items())}
         tell(self._stop_flag, self._allowed, "; ".join(f"worker {rank}: {cause}" for rank, cause in causes.items()))
 
 
@@ -65,9 +65,12 @@ def _shortened(cause: str) -> str:
 
 
 def _is_preempted(error: Exception) -> bool:
+    return bool(getattr(_met(error), "preempted", False))
+
+
+def _met(error: Exception) -> Exception:
     """Ray Train wraps what its health check met."""
-    met = getattr(error, "health_check_failure", error)
-    return bool(getattr(met, "preempted", False))
+    return getattr(error, "health_check_failure", error)
 
 
 def refuse_crash_loop(allowed: int, run_uri: str, stop_flag: Any) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from discovr_ray.config import Config, RunPlan, derive_plan
 from discovr_ray.data import storage
 from discovr_ray.data.manifest import fingerprint
+from discovr_ray.data.stream.nodes import keep_statistics_here
 from discovr_ray.errors import DiscovrError, RunTakenError
 from discovr_ray.launch.embedded import embedded_manifest
 from discovr_ray.launch.owner import hold, new_claim
@@ -72,6 +73,7 @@ def pretrain(config: Config) -> RunSummary:
     with hold(uri, mine, on_lost=lambda: ask_to_stop(stop_flag)) as still_held:
         claim_run_folder(config, clips)
         log_plan(config, plan)
+        keep_statistics_here()
         sha256 = fingerprint(clips)
         task = WorkerTask(config.to_dict(), uri, storage.access(), sha256, stop_flag, mine.start, init_sha256)
         steps, stopped_by = _train(config, task)

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,9 @@ class Growing:
 
     def worker_nodes(self) -> list[psutil.Process]:
         """Their raylets."""
-        raylets = [process for process in self._processes() if process.name() == "raylet"]
-        return [process for process in raylets if "--head" not in process.cmdline()]
+        return [
+            process for process, words in self._processes() if words[0].endswith("/raylet") and "--head" not in words
+        ]
 
     def autoscaler_log(self) -> str:
         """The end of what the autoscaler says it does."""
@@ -105,17 +107,17 @@ class Growing:
             self._head.wait(30)
         except subprocess.TimeoutExpired:
             self._head.kill()
-        for process in self._processes():  # nodes that the autoscaler started belong to nobody now
+        for process, _ in self._processes():  # nodes that the autoscaler started belong to nobody now
             process.kill()
 
-    def _processes(self) -> list[psutil.Process]:
+    def _processes(self) -> list[tuple[psutil.Process, list[str]]]:
+        """Those that live, with their command lines."""
         found = []
         for process in psutil.process_iter():
-            try:
-                if any(self.folder in word for word in process.cmdline()):
-                    found.append(process)
-            except psutil.Error:
-                continue
+            with suppress(psutil.Error):  # it has ended meanwhile
+                words = process.cmdline()
+                if any(self.folder in word for word in words):
+                    found.append((process, words))
         return found
 
 

@@ -11,7 +11,7 @@ import pytest
 from pretrain_runs import ROOT
 
 from discovr_ray.errors import ConfigError, NonFiniteError, StorageError
-from discovr_ray.launch import ray_session, trainer
+from discovr_ray.launch import ray_session, supervise, trainer
 from discovr_ray.launch.usage import Cost
 
 
@@ -33,7 +33,7 @@ def summary(stopped_by: int | None) -> trainer.RunSummary:
 OUTCOMES = {
     "done": (summary(None), 0, "steps    3 of 8"),
     "signal 15": (summary(15), 143, "run.resume=true"),
-    "workers died": (trainer.TrainingFailedError("worker 1: out of memory"), 1, "failed: worker 1: out of memory"),
+    "workers died": (supervise.TrainingFailedError("worker 1: out of memory"), 1, "failed: worker 1: out of memory"),
     "NaN": (NonFiniteError("step 3: loss_vid is nan"), 1, "failed: step 3: loss_vid is nan"),
     "config": (ConfigError(["run.workers = 9: too many"]), 2, "refused: 1 problem"),
     "storage": (StorageError("/runs: cannot write"), 2, "refused: /runs: cannot write"),

@@ -24,8 +24,10 @@ WHO_RAN_WHERE = """
 import json, sys
 from ray.util.state import list_actors, list_nodes, list_tasks
 role = {node.node_id: (node.labels or {}).get("role", "head") for node in list_nodes(sys.argv[1])}
-ran = [(task.name, role[task.node_id]) for task in list_tasks(sys.argv[1], limit=10_000, detail=True) if task.node_id]
-ran += [(actor.class_name, role[actor.node_id]) for actor in list_actors(sys.argv[1], limit=1000) if actor.node_id]
+tasks = [task for task in list_tasks(sys.argv[1], limit=10_000, detail=True) if task.node_id]
+ran = [(task.name, role[task.node_id], False) for task in tasks]
+actors = [actor for actor in list_actors(sys.argv[1], limit=1000) if actor.node_id]
+ran += [(actor.class_name, role[actor.node_id], actor.state == "ALIVE") for actor in actors]
 print(json.dumps(ran))
 """
 
@@ -59,12 +61,15 @@ def test_training_and_decoding_keep_to_their_nodes(cluster: Cluster, echo_manife
     asked = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=120)
     assert asked.returncode == 0, asked.stderr
     places = defaultdict(set)
-    for name, role in json.loads(asked.stdout.splitlines()[-1]):
+    ran = json.loads(asked.stdout.splitlines()[-1])
+    for name, role, _ in ran:
         places[name].add(role)
     workers = {role for name, roles in places.items() if "RayTrainWorker" in name for role in roles}
     decoders = {role for name, roles in places.items() if "_decode" in name for role in roles}
     assert workers == {"train"}, places
     assert decoders == {"decode"}, places
+    left = {(name, role) for name, role, is_alive in ran if is_alive}
+    assert {role for _, role in left} == {"head"}, left  # or autoscaling would never take the other nodes down
 
 
 def test_labels_that_no_node_has_are_refused(cluster: Cluster, echo_manifest: str, tmp_path: Path) -> None:
