@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from discovr_ray.model.linear import Linear, linear
+
 
 class BiasedLinear(nn.Linear):
     """A linear map whose bias is handed in by its owner, so that the sum stays inside the matrix product."""
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return functional.linear(x, self.weight, bias)
+        return linear(x, self.weight, bias)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -52,7 +54,7 @@ class Attention(nn.Module):
         self.qkv = BiasedLinear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width)) if qkv_bias else None
         self.v_bias = nn.Parameter(torch.zeros(width)) if qkv_bias else None
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
 
     def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
         """[B, N, D] -> [B, N, D], or [B, 1, D]: what the first token gathers from all."""
@@ -76,11 +78,24 @@ class Attention(nn.Module):
         return cast("tuple[Tensor, ...]", qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0))
 
 
+class Mlp(nn.Module):
+    """Two linear maps with exact GELU between them. timm's block names its sizes, and options that are not used."""
+
+    def __init__(self, in_features: int, hidden_features: int, **_: object) -> None:
+        super().__init__()
+        self.fc1 = Linear(in_features, hidden_features)
+        self.fc2 = Linear(hidden_features, in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.fc2(functional.gelu(self.fc1(x))))
+
+
 class Block(TimmBlock):
-    """timm's pre-norm block (exact GELU, no layer scale, no dropout) with the attention above."""
+    """timm's pre-norm block (no layer scale, no dropout) with the attention and the maps above."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, qkv_bias: bool, norm_eps: float) -> None:
-        super().__init__(width, heads, mlp_ratio, norm_layer=partial(LayerNorm, eps=norm_eps))
+        norm = partial(LayerNorm, eps=norm_eps)
+        super().__init__(width, heads, mlp_ratio, norm_layer=norm, mlp_layer=Mlp)
         self.attn = Attention(width, heads, qkv_bias)
 
     def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from discovr_ray.config import Config
 from discovr_ray.model.blocks import Block, init_weights, run_blocks, sinusoid
+from discovr_ray.model.linear import Linear
 from discovr_ray.model.vit import video_spec
 
 
@@ -23,14 +24,14 @@ class Decoder(nn.Module):
         model, spec = config.model, video_spec(config)
         width = model.decoder_width
         self.recompute = config.engine.recompute_activations
-        self.project = nn.Linear(model.width, width, bias=False)
+        self.project = Linear(model.width, width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.blocks = nn.ModuleList(
             Block(width, model.decoder_heads, model.mlp_ratio, model.video_qkv_bias, model.video_norm_eps)
             for _ in range(model.decoder_depth)
         )
         self.norm = LayerNorm(width, eps=model.video_norm_eps)
-        self.head = nn.Linear(width, model.width)
+        self.head = Linear(width, model.width)
         t, h, w = spec.grid
         self.register_buffer("positions", sinusoid(t * h * w, width), persistent=False)
         init_weights(self)

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from discovr_ray.config import ModelConfig
 from discovr_ray.model.blocks import init_weights
+from discovr_ray.model.linear import Linear, fp32_scores, linear, runs_in_bf16_on_cpu
 
 
 class UnitRowLinear(nn.Module):
@@ -22,7 +23,7 @@ class UnitRowLinear(nn.Module):
         self.weight_v = nn.Parameter(torch.empty(num_outputs, num_inputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, functional.normalize(self.weight_v, dim=1))
+        return linear(x, functional.normalize(self.weight_v, dim=1))
 
 
 class ProjectionHead(nn.Module):
@@ -31,11 +32,11 @@ class ProjectionHead(nn.Module):
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(model.width, model.head_hidden),
+            Linear(model.width, model.head_hidden),
             nn.GELU(),
-            nn.Linear(model.head_hidden, model.head_hidden),
+            Linear(model.head_hidden, model.head_hidden),
             nn.GELU(),
-            nn.Linear(model.head_hidden, model.head_bottleneck),
+            Linear(model.head_hidden, model.head_bottleneck),
         )
         self.last_layer = UnitRowLinear(model.head_bottleneck, model.head_outputs)
         init_weights(self)
@@ -54,7 +55,10 @@ class Prototypes(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features [..., D] -> cosines [..., K], fp32 whatever the precision around it: the assignment multiplies
         them by 20, which is more than bf16's three digits can bear.
+
+        In bf16 on a CPU the factors are rounded to bf16, which adds less than the features' own rounding.
         """
+        fast = runs_in_bf16_on_cpu(features)
         with torch.autocast(features.device.type, enabled=False):
             unit = functional.normalize(self.weight.float(), dim=1)
-            return functional.linear(functional.normalize(features.float(), dim=-1), unit)
+            return fp32_scores(functional.normalize(features.float(), dim=-1), unit, fast)

@@ -13,10 +13,10 @@ from typing import NamedTuple, cast
 import torch
 from timm.layers import LayerNorm
 from torch import Tensor, nn
-from torch.nn import functional
 
 from discovr_ray.config import Config
 from discovr_ray.model.blocks import Block, init_weights, run_blocks, sinusoid
+from discovr_ray.model.linear import linear
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class PatchProjection(nn.Conv3d):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[..., C * tubelet * patch * patch] -> [..., D]."""
-        return functional.linear(pixels, self.weight.flatten(1), self.bias)
+        return linear(pixels, self.weight.flatten(1), self.bias)
 
 
 class PatchEmbedding(nn.Module):
