@@ -74,8 +74,9 @@ class Attention(nn.Module):
         bias = None
         if self.q_bias is not None and self.v_bias is not None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = self.qkv(x, bias)
-        return cast("tuple[Tensor, ...]", qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0))
+        # taken apart along this axis, the three gradients are put together in the order that the product needs
+        parts = self.qkv(x, bias).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        return tuple(part.transpose(1, 2) for part in parts)
 
 
 class Mlp(nn.Module):
