@@ -33,6 +33,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--kinds", type=_kinds, default=tuple(Kind), help=f"some of: {','.join(Kind)} (default: all of them)"
     )
     parser.add_argument("--workers", default="2", help="run.workers, such as 2 (default) or [1,2]")
+    parser.add_argument(
+        "--one-by-one",
+        action="store_true",
+        help="a fault waits for a checkpoint since the last one, not for its time",
+    )
     parser.add_argument("--plan", action="store_true", help="print the schedule, start nothing")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep the output of both runs and their records here")
@@ -58,7 +63,8 @@ def perform(arguments: argparse.Namespace, faults: list[Fault]) -> int:
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("chaos").setLevel(logging.INFO)
-    scenario = Scenario(faults, arguments.seconds, overrides={"run.workers": arguments.workers})
+    seconds = 0.0 if arguments.one_by_one else arguments.seconds  # 0: until the last recovery
+    scenario = Scenario(faults, seconds, arguments.one_by_one, {"run.workers": arguments.workers})
     with open_stage(NUM_CLIPS, arguments.logs) as stage:
         clip_ids = make_clips(stage)
         chaos = play_faults(stage, scenario)

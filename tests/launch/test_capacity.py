@@ -72,9 +72,7 @@ def test_the_interval_is_near_youngs_and_no_shorter_than_an_upload() -> None:
     assert need.interval_steps == pytest.approx(young_s / step_s, rel=0.01)
     upload_s = need.checkpoint_bytes / 2 / 1e9
     # each loss costs the restart, half an interval, and what was on its way
-    assert need.lost_share == pytest.approx(
-        pause_s / young_s + (300 + young_s / 2 + upload_s) / (12 * 3600), rel=0.02
-    )
+    assert need.lost_share == pytest.approx(pause_s / young_s + (300 + young_s / 2 + upload_s) / (12 * 3600), rel=0.02)
     slow = needs(PAPER, dataclasses.replace(SITE, upload_bytes_per_s=1e6), 8, 1_000_000, 2)
     assert slow.interval_steps == pytest.approx(slow.checkpoint_bytes / 2 / 1e6 / step_s, rel=0.01)
 
