@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +72,12 @@ def test_impossible_times_are_refused(values: tuple[float, float, float], named:
 def test_no_interval_is_refused() -> None:
     with pytest.raises(ConfigError, match="interval_s = 0"):
         expected_goodput(0, COSTS)
+
+
+@pytest.mark.parametrize(("restart_s", "why"), [(120, "a spare node is there"), (300, "a node must be started")])
+def test_the_page_has_the_day_on_64_gpus(restart_s: float, why: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+    costs = FailureCosts(failure_interval_s=3 * 3600, restart_s=restart_s, save_pause_s=2, save_delay_s=60)
+    best = best_interval_s(costs)
+    shares = [f"{expected_goodput(interval, costs):.3f}" for interval in (best, 60, 600, 1800)]
+    assert f"| {restart_s} s, {why} | {best:.0f} s | {' | '.join(shares)} |" in page
