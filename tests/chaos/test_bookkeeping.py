@@ -143,7 +143,7 @@ def test_saves_that_failed_and_saves_that_were_cut() -> None:
 def test_times_by_hand() -> None:
     """Steps end at 11, 12, 13 s, and after the kill steps 2 to 5 at 31 to 34 s; step 2 is then new no more."""
     legs = legs_of(make_files(killed=True))
-    assert new_steps(legs) == [11, 11.9, 13, 31.9, 33, 33.9]  # those before a save end when it begins
+    assert new_steps(legs) == [11, 12, 13, 32, 33, 34]
     assert step_time_s(legs) == 1
     assert goodput(6, 1.0, 24.0) == 0.25
     # from the kill at 13.5 s to the end at 36 s: three new steps, the first of them 18.5 s later
