@@ -32,7 +32,7 @@ class Recorder:
         """The session's steps, unchanged. Whoever asks for the next one has done the one before."""
         self._legs += 1
         # of all ranks alike, and of no other start of the run
-        leg = f"{session._saver._writer.attempt}-{self._legs}"
+        leg = f"{session._saver.attempt.number}-{self._legs}"
         self.write("start", leg=leg, step=start_step, rank=session.rank, world_size=session.world_size)
         for batches in steps:
             step = batches[0].step
@@ -48,10 +48,11 @@ def digest(batch: Any) -> str:
 
 
 def run_recorded(folder: str, loop_config: dict[str, Any]) -> Any:
-    """In place of `trainer.run_worker_on_ray`, in every worker process."""
+    """In place of `supervise.run_worker_on_ray`, in every worker process."""
     import ray
 
-    from discovr_ray.launch import trainer, worker
+    from discovr_ray.launch import supervise
+    from discovr_ray.launch.session import Session
     from discovr_ray.train import checkpoint
 
     recorder = Recorder(Path(folder))
@@ -60,14 +61,14 @@ def run_recorded(folder: str, loop_config: dict[str, Any]) -> Any:
     recorder.write(
         "entered", rank=context.get_world_rank(), pid=process.pid, node=node, process_started=process.create_time()
     )
-    session = worker._Session
-    session.__init__ = then(session.__init__, lambda *_: recorder.write("built"))  # type: ignore[method-assign]
-    session._restore = then(session._restore, lambda *_: recorder.write("restored"))  # type: ignore[method-assign]
-    session.save = then(session.save, lambda _, step: recorder.write("saving", step=step))  # type: ignore[method-assign]
+
+    Session.__init__ = then(Session.__init__, lambda *_: recorder.write("built"))  # type: ignore[method-assign]
+    Session._restore = then(Session._restore, lambda *_: recorder.write("restored"))  # type: ignore[method-assign]
+    Session.save = then(Session.save, lambda _, step: recorder.write("saving", step=step))  # type: ignore[method-assign]
     checkpoint.seal = then(checkpoint.seal, lambda *args: recorder.write("sealed", step=args[2].step))
-    plain_steps = session.steps
-    session.steps = lambda self, start: recorder.fed_steps(self, start, plain_steps(self, start))  # type: ignore[method-assign,assignment]
-    return trainer.run_worker_on_ray(loop_config)
+    plain_steps = Session.steps
+    Session.steps = lambda self, start: recorder.fed_steps(self, start, plain_steps(self, start))  # type: ignore[method-assign,assignment]
+    return supervise.run_worker_on_ray(loop_config)
 
 
 def then(action: Callable[..., Any], tell: Callable[..., None]) -> Callable[..., Any]:

@@ -10,10 +10,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import clip_records
 
-from discovr_ray.launch import trainer
+from discovr_ray.launch import supervise
 from jobs import pretrain
 
 if __name__ == "__main__":
     folder = sys.argv.pop(1)
-    trainer.run_worker_on_ray = partial(clip_records.run_recorded, folder)
+    supervise.run_worker_on_ray = partial(clip_records.run_recorded, folder)
     sys.exit(pretrain.main())
