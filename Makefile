@@ -13,7 +13,7 @@ MARKERS ?= $(if $(ALL),(slow or not slow),not (slow and chaos))$(if $(BROWSER),,
 # runs/demo, or the first free of runs/demo-2, runs/demo-3 ...: no run is ever overwritten
 DEMO = $(shell name=demo; n=2; while [ -e runs/$$name ]; do name=demo-$$n; n=$$((n + 1)); done; echo $$name)
 
-.PHONY: help setup demo test test-fast lint submit bench fuzz clean
+.PHONY: help setup demo test test-fast lint submit bench fuzz chaos clean
 
 help: ## list the targets
 	@echo "discovr-ray: make TARGET"
@@ -60,6 +60,9 @@ bench: setup ## measure one training step and the reading of clips (about 10 min
 
 fuzz: setup ## spoil good files for ten minutes; each is read or refused, nothing crashes, hangs or eats the memory
 	$(RUN) tests/fuzz.py --seconds 600
+
+chaos: setup ## kill workers, nodes and the driver of a run and spoil its storage for ten minutes; nothing is lost (about 20 minutes)
+	$(RUN) tests/chaos/run.py --seconds 600 --every 60 --seed 0
 
 clean: ## delete caches and build output (not .venv, not runs/)
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 READ_FAULTS = ("slow_down", "reset", "cut", "reset_in_body", "truncated", "flipped", "stall", "stall_in_body")
-WRITE_FAULTS = ("slow_down", "reset")
+WRITE_FAULTS = ("slow_down", "reset", "cut_request", "refused")
 STALL_S = 60.0  # longer than any client of a test waits
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
 
@@ -104,6 +104,13 @@ class FaultyProxy:
                 fault = self.schedule.fault(method, target)
                 if fault:
                     self.spoilt.append((fault, target))
+                if fault == "refused":
+                    _reset(writer)
+                    return
+                if fault == "cut_request":
+                    await self._cut(upstream[1], request)
+                    _reset(writer)
+                    return
                 if fault == "slow_down":
                     await _send(writer, Message(b"HTTP/1.1 503 Slow Down", _length(SLOW_DOWN), SLOW_DOWN).bytes())
                     continue
@@ -115,6 +122,11 @@ class FaultyProxy:
         finally:
             upstream[1].close()
             writer.close()
+
+    async def _cut(self, upstream: asyncio.StreamWriter, request: Message) -> None:
+        """The server gets half of the body, and then a reset."""
+        await _send(upstream, request.bytes()[: -(len(request.body) // 2) or None])
+        _reset(upstream)
 
     async def _answer(self, writer: asyncio.StreamWriter, reply: Message, fault: str) -> None:
         data, body = reply.bytes(), reply.body

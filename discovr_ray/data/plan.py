@@ -101,11 +101,19 @@ class StreamPlan:
         return self.numbers(segment)[rank :: self.world_size]
 
     def blocks(self, segment: Segment, length: int) -> list[range]:
-        """A segment in blocks of `length` micro-batches of one rank, fewer in the last ones; block i is of rank i mod
-        world_size.
+        """A segment in blocks of `length` micro-batches of one rank; block i is of rank i mod world_size.
+
+        The last blocks of a segment may have fewer. Where the stream starts, the first block of a rank has one and each
+        of the next twice as many as the one before: training waits for whole blocks, and after a restart it waits idly.
         """
         ranks = [self.rank_numbers(segment, rank) for rank in range(self.world_size)]
-        return [numbers[first : first + length] for first in range(0, len(ranks[0]), length) for numbers in ranks]
+        blocks, first = [], 0
+        size = 1 if segment.first_step == self.start_step else length
+        while first < len(ranks[0]):
+            size = min(size, length)
+            blocks += [numbers[first : first + size] for numbers in ranks]
+            first, size = first + size, 2 * size
+        return blocks
 
     def segments(self, max_micro_batches: int) -> Iterator[Segment]:
         """Cut the run into segments of at most `max_micro_batches`, or of one step where a step has more."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from discovr_ray.config import Config, derive_plan
 from discovr_ray.errors import ConfigError
 from discovr_ray.train.estimate import FP32, MemoryEstimate, estimate_memory
+from discovr_ray.train.goodput import FailureCosts, best_interval_s, expected_goodput
 
 GIB = 2**30
 # CPU milliseconds from the file to the uint8 batch, and bytes of one file: docs/data.md, "Speed"
@@ -71,7 +72,7 @@ class Need(NamedTuple):
     checkpoint_bytes: float
     interval_steps: int
     lost_share: float  # of the time: pauses of saves, work done again, restarts
-    hours: float
+    hours: float  # infinite: nodes are lost faster than a restart takes
     price: float
 
 
@@ -92,13 +93,15 @@ def needs(config: Config, site: Site, gpus: int, clips: int, epochs: int) -> Nee
     frames_bytes = config.data.num_frames * config.data.image_size**2
     saved = _saved_bytes(memory, config)
     nodes = math.ceil(gpus / site.gpus_per_node)
-    pause_s = saved / gpus / COPY_BYTES_PER_S
-    mtbf_s = site.node_mtbf_h * 3600 / nodes
-    upload_s = saved / nodes / site.upload_bytes_per_s
-    interval_s = max(best_interval_s(pause_s, mtbf_s), upload_s)
-    interval_steps = max(1, min(plan.total_steps, round(interval_s / step_s)))
-    lost = lost_share(interval_steps * step_s, pause_s, mtbf_s, site.restart_s)
-    hours = plan.total_steps * step_s / 3600 / (1 - lost)
+    costs = FailureCosts(
+        failure_interval_s=site.node_mtbf_h * 3600 / nodes,
+        restart_s=site.restart_s,
+        save_pause_s=saved / gpus / COPY_BYTES_PER_S,
+        save_delay_s=saved / nodes / site.upload_bytes_per_s,
+    )
+    interval_steps = max(1, min(plan.total_steps, round(best_interval_s(costs) / step_s)))
+    goodput = expected_goodput(interval_steps * step_s, costs)
+    hours = plan.total_steps * step_s / 3600 / goodput if goodput else math.inf
     hourly = gpus * site.gpu_price + decode_cpus * site.cpu_price + site.head_price
     return Need(
         gpus=gpus,
@@ -117,24 +120,10 @@ def needs(config: Config, site: Site, gpus: int, clips: int, epochs: int) -> Nee
         gradient_bytes_per_s=2 * FP32 * memory.student_parameters * (gpus - 1) / gpus / step_s,
         checkpoint_bytes=saved,
         interval_steps=interval_steps,
-        lost_share=lost,
+        lost_share=1 - goodput,
         hours=hours,
         price=hours * hourly,
     )
-
-
-def best_interval_s(pause_s: float, mtbf_s: float) -> float:
-    """Seconds between saves that lose the least time: the square root of 2 x pause x mean time between losses.
-
-    Young, "A first order approximation to the optimum checkpoint interval", 1974.
-    """
-    return math.sqrt(2 * pause_s * mtbf_s)
-
-
-def lost_share(interval_s: float, pause_s: float, mtbf_s: float, restart_s: float) -> float:
-    """Share of the time without progress: pauses, and for each loss half an interval again and a restart; below 1."""
-    lost = pause_s / (interval_s + pause_s) + (interval_s / 2 + restart_s) / mtbf_s
-    return min(lost, 0.99)
 
 
 def _check(site: Site, gpus: int, clips: int, epochs: int) -> None:

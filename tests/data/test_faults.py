@@ -263,7 +263,7 @@ STATE = checkpoint.TrainState(step=1, samples_seen=8, num_clips=64, world_size=1
 def test_a_checkpoint_is_saved_and_restored(bucket: Bucket, files: Path, tmp_path: Path, with_arrow: bool) -> None:
     run = f"{bucket.uri}/run"
     target = f"{run}/{files.name}"
-    bucket.proxy.use(Schedule(WRITE_FAULTS, share=0.25, seed=5))
+    bucket.proxy.use(Schedule(WRITE_FAULTS, share=0.4, seed=6))
     if with_arrow:
         filesystem, path = storage.arrow_filesystem(target)
         pa.fs.copy_files(str(files), path, destination_filesystem=filesystem, use_threads=False)

@@ -83,6 +83,16 @@ def test_blocks_are_dealt_out_in_turn_and_equally_long_side_by_side() -> None:
     assert [list(block) for block in plan.blocks(Segment(1, 2), 1)] == [[number] for number in range(8, 16)]
 
 
+def test_the_first_blocks_of_a_stream_are_short() -> None:
+    """So that a run which starts again gets its first clips early."""
+    blocks = make_plan().blocks(Segment(0, 3), 5)  # 12 micro-batches of each of 2 ranks
+    assert [len(block) for block in blocks] == [1, 1, 2, 2, 4, 4, 5, 5]
+    assert [list(block) for block in blocks[:4]] == [[0], [1], [2, 4], [3, 5]]
+    assert sorted(number for block in blocks for number in block) == list(range(24))
+    later = make_plan(start_step=1).blocks(Segment(1, 4), 5)
+    assert [len(block) for block in later] == [1, 1, 2, 2, 4, 4, 5, 5]
+
+
 def test_assignment_names_step_and_epoch() -> None:
     plan = make_plan()
     assignment = plan.assignment(4 * 8 + 5)
