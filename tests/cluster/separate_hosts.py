@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,8 +17,7 @@ PREFIX = f"dr{os.getpid()}-"  # what a killed run left is not in the way
 # a shell that stays: homes and /tmp of the host's own, then its SSH server
 BOOT = """
 mount --make-rprivate /
-mkdir -p {home}/.pyenv
-test ! -d /root/.pyenv || mount --bind /root/.pyenv {home}/.pyenv
+{keep_python}
 mount --rbind {home} /root
 mount -t tmpfs tmpfs /tmp && mount -t tmpfs tmpfs /run && mkdir -p /run/sshd
 {server}
@@ -89,7 +89,8 @@ class Hosts:
             self._run("ip", "-n", space, "link", "set", "dev", device, "up")
         config = self._folder / f"sshd-{name}"
         config.write_text(SSHD.format(address=address, folder=self._folder))
-        script = BOOT.format(home=self.home(name), server=f"/usr/sbin/sshd -f {config}")
+        home = self.home(name)
+        script = BOOT.format(home=home, keep_python=_keep_python(home), server=f"/usr/sbin/sshd -f {config}")
         alone = ["unshare", "-p", "-f", "-m", "--mount-proc", "--kill-child", "sh", "-ec", script]
         self._processes[name] = subprocess.Popen(["ip", "netns", "exec", space, *alone], stdin=subprocess.DEVNULL)
         end = time.monotonic() + 20
@@ -116,3 +117,12 @@ class Hosts:
 
     def _run(self, *command: str) -> None:
         subprocess.run(command, check=True, capture_output=True)
+
+
+def _keep_python(home: Path) -> str:
+    """What lets a host see this Python where it lies in root's home, which the host's own hides."""
+    python = Path(sys.base_prefix)
+    if not python.is_relative_to(Path.home()):
+        return ":"
+    there = home / python.relative_to(Path.home())
+    return f"mkdir -p {there} && mount --bind {python} {there}"
