@@ -26,7 +26,7 @@ def ray_commands(text: str) -> Iterator[list[str]]:
     # not in the middle of a sentence, unless it is marked as code
     starts = r"(?m)(?:^[#\s]*|^ *- |[`;] *|/bin/|nohup |=\S+ |--overlap -w \S+ +)ray ([a-z][^`\n;|&>]*)"
     for found in re.finditer(starts, text):
-        yield re.sub(r"[\[\]'\"(]", " ", found[1].split("  #")[0]).split()
+        yield re.sub(r"[\[\]'\"()]", " ", found[1].split("  #")[0]).split()
 
 
 def problem(words: list[str]) -> str:
