@@ -69,15 +69,21 @@ start() { # NODE ARGUMENTS...
         --temp-dir="$RAY_TMPDIR" --disable-usage-stats "$@" &
     pids+=($!)
 }
+all_live() {
+    local pid
+    for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null || return 1; done
+}
+export RAY_ADDRESS="$head:$port" # for the nodes' own processes, too: other Rays may run on the machines
 start "${nodes[0]}" --head --node-ip-address="$head" --port="$port" --dashboard-host=127.0.0.1 \
     --dashboard-port=$((port + 1)) --ray-client-server-port=$((port + 2))
 for node in "${nodes[@]:1}"; do start "$node" --address="$head:$port"; done
 
 wanted=${#nodes[@]}
-for _ in $(seq 60); do # workers may come before the head listens; Ray tries again by itself
-    alive=$(RAY_ADDRESS="$head:$port" python -c 'import ray; ray.init(logging_level="ERROR"); print(sum(n["Alive"] for n in ray.nodes()))' 2>/dev/null || echo 0)
+for _ in $(seq 100); do # workers may come before the head listens; Ray tries again by itself
+    alive=$(python -c 'import ray; ray.init(logging_level="ERROR"); print(sum(n["Alive"] for n in ray.nodes()))' 2>/dev/null || echo 0)
     if [ "$alive" -ge "$wanted" ] || [ -n "$stop" ]; then break; fi
-    sleep 5
+    all_live || break # the reason is above
+    sleep 2
 done
 if [ "$alive" -lt "$wanted" ] && [ -z "$stop" ]; then
     echo "slurm.sh: only $alive of $wanted Ray nodes came up" >&2
@@ -87,7 +93,7 @@ fi
 code=0
 if [ -z "$stop" ]; then
     # labels of the cluster files are not set here: decoding shares the GPU nodes, with the CPUs that training leaves
-    RAY_ADDRESS="$head:$port" python jobs/pretrain.py "$@" \
+    python jobs/pretrain.py "$@" \
         'run.worker_node_labels={}' 'data.decode_node_labels={}' run.autoscaling=false run.resume=true &
     driver=$!
     while :; do

@@ -34,6 +34,8 @@ PROVIDER_KEYS = {
     "local": {"type", "head_ip", "worker_ips", "external_head_ip"},
 }  # fmt: skip
 
+ARM_TYPES = {"string": str, "securestring": str, "int": int, "bool": bool, "object": dict, "array": list}
+
 
 def load(name: str) -> dict[str, Any]:
     """cluster/NAME.yaml, or the Ray object of cluster/kuberay/NAME.yaml."""
@@ -117,9 +119,13 @@ def _enum_problems(value: Any, shape: Any, path: str) -> Iterator[str]:
 def _azure_problems(node_config: Mapping[str, Any]) -> Iterator[str]:
     """Against the parameters of the template that Ray deploys machines with."""
     template = Path(ray.__file__).parent / "autoscaler/_private/_azure/azure-vm-template.json"
-    known = json.loads(template.read_text())["parameters"].keys() | {"availability_zone"}
+    known = {**json.loads(template.read_text())["parameters"], "availability_zone": {"type": "string"}}
     yield from (f"{key}: Ray reads no such key" for key in node_config.keys() - {"azure_arm_parameters"})
-    yield from (f"{key}: not in the template" for key in node_config.get("azure_arm_parameters", {}).keys() - known)
+    for key, value in node_config.get("azure_arm_parameters", {}).items():
+        if key not in known:
+            yield f"{key}: not in the template"
+        elif not isinstance(value, ARM_TYPES[known[key]["type"]]):
+            yield f"{key} = {value!r}: the template wants {known[key]['type']}"
 
 
 def manifest_problems(manifest: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 CONFIG = """
@@ -85,6 +86,9 @@ class OwnSlurm:
             time.sleep(1)
 
     def end(self) -> None:
+        subprocess.run(["scancel", "--user=root"], env=self._environment, check=False)
+        with suppress(AssertionError):
+            self.wait_for("end of the jobs", lambda: self.run("squeue", "-h") == "", 60)
         for daemon in reversed(self._daemons):
             daemon.terminate()
             daemon.wait(60)

@@ -75,6 +75,7 @@ GPU_NODE = ("available_node_types", "gpu", "node_config")
         ("aws", ("available_node_types", "gpu", "min_workers"), "0", "is not of type 'integer'"),
         ("aws", ("head_node_type",), "heads", "must be one of `available_node_types`"),
         ("aws", ("provider", "type"), "awss", "awss"),
+        ("azure", (*GPU_NODE, "azure_arm_parameters", "osDiskSize"), "200", "the template wants int"),
         ("gcp", (*GPU_NODE, "scheduling", "provisioningModel"), "SPOTT", "'SPOTT' is not one of"),
         ("gcp", (*GPU_NODE, "scheduling"), [{"preemptible": True}], "is not of type 'object'"),
     ],

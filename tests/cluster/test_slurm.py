@@ -21,7 +21,7 @@ STAND_INS = {
     "srun": 'echo "$*" >>$WORK/srun; while [[ $1 == -* ]]; do [ "$1" = -w ] && shift; shift; done; exec "$@"',
     "scontrol": 'echo "$*" >>$WORK/scontrol; [ "$1" != show ] || printf "n1\\nn2\\n"',
     "hostname": 'echo "${HOST_SAYS:-10.0.0.5 10.9.9.9}"',
-    "ray": "exec sleep 60",
+    "ray": 'case "$*" in *"${DIES:-none}"*) exit 1 ;; esac; exec sleep 60',
     "python": """
 case "$*" in
 *secrets*) echo 0f0f ;;
@@ -140,3 +140,10 @@ def test_told_to_stop_while_it_waits_for_nodes_it_starts_no_driver(scripts: list
     assert script.process.wait(20) == 0
     assert "requeue 4711" in script.lines("scontrol")
     assert script.lines("driver") == []
+
+
+def test_a_node_whose_ray_does_not_start_ends_the_job_at_once(scripts: list[Script], tmp_path: Path) -> None:
+    scripts.append(Script(tmp_path, ALIVE="1", DIES="--address"))
+    assert scripts[0].process.wait(30) == 1  # waiting for it would take minutes
+    assert scripts[0].lines("driver") == []
+    assert not (tmp_path / ".ray-token-4711").exists()

@@ -50,6 +50,7 @@ def test_preempted_it_goes_on_and_told_to_end_it_saves(slurm: OwnSlurm, tmp_path
     arguments = ["--config", "demo", *TINY.split(), f"run.storage_path={tmp_path / 'runs'}"]
     script = str(ROOT / "cluster/slurm.sh")
     environment = {"DISCOVR_ENV": str(Path(sys.executable).parents[1]), "PYTHONPATH": str(ROOT)}
+    environment["RAY_raylet_start_wait_time_s"] = "240"  # on a busy machine
     job = slurm.run("sbatch", "--parsable", *options, script, *arguments, **environment).strip()
 
     slurm.wait_for("steps", lambda: "step 20/" in text(log), 400)
