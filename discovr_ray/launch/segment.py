@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from safetensors.torch import load, save
 
 from discovr_ray.data import storage
 from discovr_ray.data.manifest import SPLITS, read_labels
@@ -22,7 +22,7 @@ from discovr_ray.evaluate.embedding import sources_of
 from discovr_ray.evaluate.evaluation import NO_FEATURES
 from discovr_ray.evaluate.kept import KeptResults, Kind, library_versions
 from discovr_ray.evaluate.outlines import Labelled, LabelledFrame, Mask, draw_mask, read_labelled
-from discovr_ray.evaluate.segmentation import Drawn, TokenArray, fit_head, mean_mask, predict
+from discovr_ray.evaluate.segmentation import Drawn, Head, TokenArray, fit_head, mean_mask, predict
 from discovr_ray.evaluate.segmentation_scores import (
     LEFT_VENTRICLE,
     Scored,
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1  # of what is computed here; another one makes kept results worthless
 KIND = Kind("segmentation", segmentation_from_plain)
-TOKENS_FOLDER, ANSWERS_FOLDER, MASKS_FILE = "frame_tokens", "answers", "segmentation_masks.npz"
+TOKENS_FOLDER, ANSWERS_FOLDER, HEAD_FILE = "frame_tokens", "answers", "segmentation_head.safetensors"
 DRAW_THREADS = 8  # masks read at once
 
 
@@ -67,6 +67,7 @@ class Segmented(NamedTuple):
     structures: tuple[str, ...]
     results: dict[str, SegmentationResult]  # model, or NO_FEATURES for the mean of the training masks -> result
     masks: dict[str, Mask]  # likewise: predicted, [n, S, S]
+    heads: dict[str, Head]  # model -> what was fitted
     truth: Mask
     clip_ids: list[str]
     frames: list[int]
@@ -152,6 +153,16 @@ def _draw(task: Task, labelled: Labelled) -> tuple[_Frames, dict[str, str]]:
     return frames, failed
 
 
+def check_outlined(clips: pa.Table, labelled: Labelled) -> None:
+    """Refuse a split without outlined frames, before a video is opened.
+
+    Errors:
+        EvaluationError: names the split.
+    """
+    splits = dict(zip(clips["clip_id"].to_pylist(), clips["split"].to_pylist(), strict=True))
+    _check_splits(_Frames([], np.zeros((0, 1, 1), np.uint8), [splits[of.clip_id] for of in labelled.frames], []))
+
+
 def _check_splits(frames: _Frames) -> None:
     for split in SPLITS[:3]:
         if not frames.rows(split):
@@ -163,11 +174,14 @@ def _answer(task: Task, labelled: Labelled, frames: _Frames, extracted: Extracte
     test = frames.of(frames.rows("TEST"))
     results: dict[str, SegmentationResult] = {}
     masks: dict[str, Mask] = {}
+    heads: dict[str, Head] = {}
     for model in (*task.encoders, NO_FEATURES):
         tokens = np.zeros((len(frames.labelled), 1, 1), np.float16)  # of no features
         if model in extracted.folders:
             tokens = extracted.folders[model].read(extracted.items)
-        results[model], masks[model] = _one_model(task, labelled, frames, (model, tokens))
+        results[model], masks[model], head = _one_model(task, labelled, frames, (model, tokens))
+        if head is not None:
+            heads[model] = head
         dice = next(iter(results[model].metrics.values()))["dice"].value
         logger.info("segmentation of %s: Dice of %s %.3f", model, labelled.structures[0], dice)
     ids = [of.clip_id for of in test.labelled]
@@ -175,6 +189,7 @@ def _answer(task: Task, labelled: Labelled, frames: _Frames, extracted: Extracte
         labelled.structures,
         results,
         masks,
+        heads,
         test.masks,
         ids,
         [of.frame for of in test.labelled],
@@ -187,33 +202,29 @@ def _answer(task: Task, labelled: Labelled, frames: _Frames, extracted: Extracte
 
 def _one_model(
     task: Task, labelled: Labelled, frames: _Frames, answered: tuple[str, TokenArray]
-) -> tuple[SegmentationResult, Mask]:
-    """Kept from an earlier time, or fitted."""
+) -> tuple[SegmentationResult, Mask, Head | None]:
+    """Kept from an earlier time, or fitted: result, masks of the test frames, and the head where there is one."""
     model, tokens = answered
     answers = storage.join(storage.absolute(task.output), ANSWERS_FOLDER)
-    kept, masks_uri = KeptResults(answers), storage.join(answers, model, MASKS_FILE)
+    kept, head_uri = KeptResults(answers), storage.join(answers, model, HEAD_FILE)
     key = _key(task, labelled, frames, tokens)
-    found = kept.get(model, KIND, key)
-    if found is not None and storage.exists(masks_uri):
-        with np.load(io.BytesIO(storage.read_bytes(masks_uri))) as file:
-            return found, file["masks"]
     train, val, test = (frames.rows(split) for split in SPLITS[:3])
     count, size = len(labelled.structures), frames.masks.shape[1]
     to_fit, to_choose = (Drawn(tokens[rows], frames.masks[rows]) for rows in (train, val))
-    chosen: dict[str, float] = {}
-    validation: dict[str, float] = {}
     if model == NO_FEATURES:
         predicted = np.repeat(mean_mask(to_fit, count)[None], len(test), axis=0)
-    else:
-        fitted = fit_head(to_fit, to_choose, count, task.settings.seed)
-        predicted = predict(fitted.head, tokens[test], size)
-        chosen, validation = {"weight_decay": fitted.weight_decay, "step": float(fitted.step)}, fitted.validation
-    result = _result(task, labelled, frames.of(test), predicted, (chosen, validation))
-    content = io.BytesIO()
-    np.savez_compressed(content, masks=predicted)
-    storage.write_bytes(masks_uri, content.getvalue())
+        return _result(task, labelled, frames.of(test), predicted, ({}, {})), predicted, None
+    result = kept.get(model, KIND, key)
+    if result is not None and storage.exists(head_uri):
+        head = Head(**load(storage.read_bytes(head_uri)))
+        return result, predict(head, tokens[test], size), head
+    fitted = fit_head(to_fit, to_choose, count, task.settings.seed)
+    predicted = predict(fitted.head, tokens[test], size)
+    chosen = {"weight_decay": fitted.weight_decay, "step": float(fitted.step)}
+    result = _result(task, labelled, frames.of(test), predicted, (chosen, fitted.validation))
+    storage.write_bytes(head_uri, save(fitted.head._asdict()))
     kept.put(model, KIND, key, result)
-    return result, predicted
+    return result, predicted, fitted.head
 
 
 def _result(

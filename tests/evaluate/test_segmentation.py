@@ -72,7 +72,7 @@ def test_the_phantoms_outline_is_its_cavity() -> None:
 
 def test_masks_and_outlines_come_to_lie_where_the_encoder_sees_them(tmp_path: Path) -> None:
     """The encoder sees the middle 48 x 48 pixels of 48 x 64, halved."""
-    source = np.zeros((48, 32), np.uint8)
+    source = np.zeros((48, 64), np.uint8)
     source[10:20, 20:40] = 3
     (tmp_path / "mask.nii.gz").write_bytes(encode_mask(source))
     of_file = Trace("a", 0, "la", mask_uri=str(tmp_path / "mask.nii.gz"), mask_value=3)
