@@ -78,5 +78,17 @@ class RunExistsError(DiscovrError):
     """A run of this name already exists at the storage path and `run.resume` is off, or it is going on now."""
 
 
+class SweepError(DiscovrError):
+    """A sweep that cannot be run: its file, space, storage or name. `problems` has one line for each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        count = len(self.problems)
+        super().__init__("\n".join([f"{count} problem{'s' * (count != 1)} in the sweep:", *(f"  - {p}" for p in problems)]))
+
+    def __reduce__(self) -> tuple[type[SweepError], tuple[list[str]]]:
+        return type(self), (self.problems,)
+
+
 class RunTakenError(DiscovrError):
     """Another start of the job has taken the run over from this one, which was found dead though it lives."""

@@ -28,6 +28,7 @@ LAYERS = {
     "discovr_ray.train": 3,
     "discovr_ray.evaluate": 3,
     "discovr_ray.exchange": 3,
+    "discovr_ray.sweep": 3,
     "discovr_ray.launch": 4,
     "discovr_ray.report": 4,
     "jobs": 5,
