@@ -84,7 +84,9 @@ class SweepError(DiscovrError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
         count = len(self.problems)
-        super().__init__("\n".join([f"{count} problem{'s' * (count != 1)} in the sweep:", *(f"  - {p}" for p in problems)]))
+        super().__init__(
+            "\n".join([f"{count} problem{'s' * (count != 1)} in the sweep:", *(f"  - {p}" for p in problems)])
+        )
 
     def __reduce__(self) -> tuple[type[SweepError], tuple[list[str]]]:
         return type(self), (self.problems,)
