@@ -51,6 +51,18 @@ class Dimension:
             return False
         return self.kind != "int" or (isinstance(value, int) and (value - int(self.low)) % self.step == 0)
 
+    def describe(self) -> str:
+        """One line for people."""
+        if self.kind == "choice":
+            text = " or ".join(map(str, self.choices))
+        else:
+            scale = ", logarithmic" if self.log or self.kind == "log_uniform" else ""
+            steps = f" by {self.step}" if self.step > 1 else ""
+            text = f"{self.low:g} to {self.high:g}{steps}{scale}"
+        return text + "".join(
+            f", where {name} is {' or '.join(map(str, values))}" for name, values in self.when.items()
+        )
+
     def draw(self, rng: np.random.Generator) -> Value:
         """Evenly, for checks; the sampler of the study draws those of trials."""
         if self.kind == "choice":

@@ -152,10 +152,7 @@ def _find_study(source: str) -> optuna.Study:
         return load_study(source, spec["name"], spec["storage"])
     url, _, name = source.partition("::")
     if "://" not in url:
-        folder = Path(source) / DATABASE_FILE
-        raise SweepError(
-            [f"--from-study {source}: no sweep's folder ({folder.parent} has no {SWEEP_FILE}), and no URL"]
-        )
+        raise SweepError([f"--from-study {source}: no URL, and no sweep's folder, which would have a {SWEEP_FILE}"])
     names = optuna.get_all_study_names(connect(url))
     if not name and len(names) != 1:
         raise SweepError([f"--from-study {masked(url)}: has {len(names)} studies; name one with URL::name"])
