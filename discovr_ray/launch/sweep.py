@@ -11,6 +11,7 @@ from typing import Any
 
 import ray.tune
 from optuna.trial import TrialState
+from ray.tune.experiment import Trial
 
 from discovr_ray.config import derive_plan
 from discovr_ray.data import storage
@@ -26,7 +27,7 @@ from discovr_ray.launch.sweep_search import RungScheduler, StudySearch
 from discovr_ray.launch.sweep_trial import TrialTask, run_trial
 from discovr_ray.sweep.book import Book
 from discovr_ray.sweep.dimension import Values
-from discovr_ray.sweep.folder import REPORT_FILE, SWEEP_FILE, TRIALS_FOLDER
+from discovr_ray.sweep.folder import REPORT_FILE, SWEEP_FILE, run_name
 from discovr_ray.sweep.objective import measured
 from discovr_ray.sweep.space import describe
 from discovr_ray.sweep.spec import Sweep, spec_text
@@ -147,10 +148,8 @@ def _run(sweep: Sweep, folder: str, points: Sequence[Values], resume: bool, flag
     book = Book(study, sweep)
     if not any(book.count().values()):
         book.enqueue_first(points)
-    data_home = dataclasses.replace(
-        sweep.config, run=dataclasses.replace(sweep.config.run, storage_path=storage.join(folder, TRIALS_FOLDER))
-    )
-    config = embedded_manifest(data_home)
+    shared = dataclasses.replace(sweep.config.run, storage_path=storage.absolute(sweep.spec.storage_path))
+    config = embedded_manifest(dataclasses.replace(sweep.config, run=shared))  # one data set for all its sweeps
     keep_statistics_here()
     task = TrialTask(config.to_dict(), folder, tuple(book.rungs), sweep.objectives, storage.access(), flag)
     signals: list[int] = []
@@ -194,6 +193,8 @@ def _tuner(
     sweep: Sweep, folder: str, start: str, book: Book, task: TrialTask, on_end: Callable[[], None]
 ) -> ray.tune.Tuner:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # each trial's run has its own records
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the book tells what happens
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it misses those records
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     filesystem, path = storage.arrow_filesystem(storage.join(folder, TUNE_FOLDER))
     errors: dict[str, str] = {}
@@ -209,6 +210,8 @@ def _tuner(
             num_samples=-1,  # until the book has no more
             max_concurrent_trials=sweep.spec.concurrent or trials_at_once(sweep.config, alive_nodes()),
             reuse_actors=True,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
         ),
         run_config=ray.tune.RunConfig(
             name=start,
@@ -218,6 +221,10 @@ def _tuner(
             verbose=0,
         ),
     )
+
+
+def _name(trial: Trial) -> str:
+    return run_name(int(trial.config["number"]))
 
 
 def write_report(folder: str, database: str) -> str:

@@ -25,6 +25,7 @@ from discovr_ray.sweep.space import Space
 from discovr_ray.sweep.spec import Search, Sweep, masked
 
 SECTIONS_THAT_MAY_CHANGE = ("run", "storage", "checkpoint")  # between two starts of a sweep; not run.seed
+DATABASES = ("sqlite", "postgresql", "mysql", "mariadb")  # kinds in URLs
 WAIT_S = 10  # for a database's answer
 TIMEOUT_NAMES = {"postgresql": "connect_timeout", "mysql": "connect_timeout", "sqlite": "timeout"}
 
@@ -35,6 +36,7 @@ def connect(url: str) -> optuna.storages.RDBStorage:
     Errors:
         SweepError: no such kind of database, no driver for it, nobody answers, or no right to use it.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the book tells what happens
     try:
         backend = make_url(url).get_backend_name()
         options = {TIMEOUT_NAMES[backend]: 60 if backend == "sqlite" else WAIT_S} if backend in TIMEOUT_NAMES else {}
@@ -145,15 +147,21 @@ def warm_starts(source: str, space: Space, most: int = 5) -> list[Values]:
 
 
 def _find_study(source: str) -> optuna.Study:
-    if storage.exists(storage.join(source, SWEEP_FILE)):
-        spec = yaml.safe_load(storage.read_bytes(storage.join(source, SWEEP_FILE)))
-        if "***" in spec["storage"]:
-            raise SweepError([f"--from-study {source}: its storage {spec['storage']} needs a password; give its URL"])
-        return load_study(source, spec["name"], spec["storage"])
+    if not source.startswith(DATABASES):
+        return _study_in_folder(source)
     url, _, name = source.partition("::")
-    if "://" not in url:
-        raise SweepError([f"--from-study {source}: no URL, and no sweep's folder, which would have a {SWEEP_FILE}"])
     names = optuna.get_all_study_names(connect(url))
     if not name and len(names) != 1:
         raise SweepError([f"--from-study {masked(url)}: has {len(names)} studies; name one with URL::name"])
     return load_study("", name or names[0], url)
+
+
+def _study_in_folder(folder: str) -> optuna.Study:
+    if not storage.exists(storage.join(folder, SWEEP_FILE)):
+        raise SweepError(
+            [f"--from-study {folder}: no database's URL, and no sweep's folder with a {SWEEP_FILE}"]
+        )
+    spec = yaml.safe_load(storage.read_bytes(storage.join(folder, SWEEP_FILE)))
+    if "***" in spec["storage"]:
+        raise SweepError([f"--from-study {folder}: its storage {spec['storage']} needs a password; give its URL"])
+    return load_study(folder, spec["name"], spec["storage"])
