@@ -194,7 +194,7 @@ def _tuner(
 ) -> ray.tune.Tuner:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # each trial's run has its own records
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the book tells what happens
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it misses those records
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # its remarks on those records, and on every try
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     filesystem, path = storage.arrow_filesystem(storage.join(folder, TUNE_FOLDER))
     errors: dict[str, str] = {}

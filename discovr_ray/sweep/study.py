@@ -158,9 +158,7 @@ def _find_study(source: str) -> optuna.Study:
 
 def _study_in_folder(folder: str) -> optuna.Study:
     if not storage.exists(storage.join(folder, SWEEP_FILE)):
-        raise SweepError(
-            [f"--from-study {folder}: no database's URL, and no sweep's folder with a {SWEEP_FILE}"]
-        )
+        raise SweepError([f"--from-study {folder}: no database's URL, and no sweep's folder with a {SWEEP_FILE}"])
     spec = yaml.safe_load(storage.read_bytes(storage.join(folder, SWEEP_FILE)))
     if "***" in spec["storage"]:
         raise SweepError([f"--from-study {folder}: its storage {spec['storage']} needs a password; give its URL"])
