@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 import yaml
 from optuna.exceptions import ExperimentalWarning
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,7 +21,7 @@ from discovr_ray.errors import SweepError
 from discovr_ray.randomness import Purpose, hash_words
 from discovr_ray.sweep.asha import rungs
 from discovr_ray.sweep.dimension import Values
-from discovr_ray.sweep.folder import FINGERPRINT, OBJECTIVES, RUNGS, SWEEP_FILE, database_url
+from discovr_ray.sweep.folder import DATABASE_FILE, FINGERPRINT, OBJECTIVES, RUNGS, SWEEP_FILE, database_url
 from discovr_ray.sweep.space import Space
 from discovr_ray.sweep.spec import Search, Sweep, masked
 
@@ -50,33 +51,47 @@ def connect(url: str) -> optuna.storages.RDBStorage:
         raise SweepError([f"storage = {masked(url)}: cannot be used: {reason}"]) from None
 
 
+def find_study(sweep: Sweep, folder: str, resume: bool) -> optuna.Study | None:
+    """The sweep's study if it is there and may be continued. Makes nothing but tables in a database that is named.
+
+    Errors:
+        SweepError: see `connect`; a study of this name is there without `resume`, another sweep made it, or it is gone.
+    """
+    name, url = sweep.spec.name, database_url(folder, sweep.spec.storage)
+    begun = storage.exists(storage.join(folder, SWEEP_FILE))
+    can_be_there = bool(sweep.spec.storage) or storage.exists(storage.join(folder, DATABASE_FILE))
+    database = connect(url) if can_be_there else None
+    if database is None or name not in optuna.get_all_study_names(database):
+        if begun and resume:
+            raise SweepError([f"name = {name!r}: {folder} holds a sweep, but {masked(url)} has no study of it"])
+        return None
+    if not resume:
+        raise SweepError([f"name = {name!r}: the storage has a study of this name; choose another, or --resume it"])
+    study = optuna.load_study(study_name=name, storage=database)
+    found, wanted = study.user_attrs.get(FINGERPRINT) or {}, fingerprints(sweep)
+    if problems := [
+        f"{part}: not that of the study {name!r}; another sweep needs another name"
+        for part in wanted
+        if found.get(part) != wanted[part]
+    ]:
+        raise SweepError(problems)
+    return study
+
+
 def open_study(sweep: Sweep, folder: str, resume: bool) -> optuna.Study:
     """The sweep's study, made unless it is there.
 
     Errors:
-        SweepError: see `connect`; a study of this name is there without `resume`, or another sweep made it.
+        SweepError: see `find_study`.
     """
-    name = sweep.spec.name
+    if study := find_study(sweep, folder, resume):
+        return study
     database = connect(database_url(folder, sweep.spec.storage))
-    is_there = name in optuna.get_all_study_names(database)
-    if is_there and not resume:
-        raise SweepError([f"name = {name!r}: the storage has a study of this name; choose another, or --resume it"])
-    study = (
-        optuna.create_study(
-            study_name=name, storage=database, directions=["maximize"] * len(sweep.objectives), load_if_exists=True
-        )
-        if not is_there
-        else optuna.load_study(study_name=name, storage=database)
-    )
-    found, wanted = study.user_attrs.get(FINGERPRINT), fingerprints(sweep)
-    if is_there and found != wanted:
-        parts = [part for part in wanted if (found or {}).get(part) != wanted[part]]
-        raise SweepError(
-            [f"{part}: not that of the study {name!r}; choose another name for another sweep" for part in parts]
-        )
+    directions = [StudyDirection.MAXIMIZE] * len(sweep.objectives)
+    study = optuna.create_study(study_name=sweep.spec.name, storage=database, directions=directions)
     study.set_user_attr(OBJECTIVES, list(sweep.objectives))
     study.set_user_attr(RUNGS, rungs_of(sweep))
-    study.set_user_attr(FINGERPRINT, wanted)
+    study.set_user_attr(FINGERPRINT, fingerprints(sweep))
     return study
 
 

@@ -14,7 +14,7 @@ import yaml
 from optuna.trial import TrialState
 from pretrain_runs import OVERRIDES, Job
 
-from discovr_ray.launch.sweep import run_sweep
+from discovr_ray.launch.sweep import prepare, run_sweep
 from discovr_ray.sweep.folder import STEPS, WHY, run_name
 from discovr_ray.sweep.spec import load_sweep
 from discovr_ray.sweep.study import load_study
@@ -94,7 +94,7 @@ def test_a_worker_dies_and_its_trial_goes_on_from_its_last_checkpoint(echo_manif
     sweep = load_sweep(write_sweep(tmp_path, echo_manifest, trials=2, concurrent=1))
     killer = threading.Thread(target=kill_training_worker, args=(tmp_path,), daemon=True)
     killer.start()
-    summary = run_sweep(sweep)
+    summary = run_sweep(prepare(sweep))
     killer.join(1)
     assert not killer.is_alive()
     assert (summary.trained + summary.stopped_early, summary.failed) == (2, 0)
