@@ -1,10 +1,10 @@
 """Names in a sweep's folder and in its Optuna study. The engine writes them, the report reads them.
 
-    <storage_path>/<name>/
-        sweep.yaml          the resolved sweep; a password of its storage stands as ***
-        sweep.db            the Optuna study, unless `storage` is the URL of another database
-        trials/00003/       run folder of trial 3, as of any pretraining
-        report.html  best.yaml
+<storage_path>/<name>/
+    sweep.yaml          the resolved sweep; a password of its storage stands as ***
+    sweep.db            the Optuna study, unless `storage` is the URL of another database
+    trials/00003/       run folder of trial 3, as of any pretraining
+    report.html  best.yaml
 """
 
 from __future__ import annotations
