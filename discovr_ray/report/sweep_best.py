@@ -8,7 +8,7 @@ import yaml
 
 from discovr_ray.config import parse_config
 from discovr_ray.data import storage
-from discovr_ray.report.sweep_trials import Sweep, SweepTrial, pareto_front
+from discovr_ray.report.sweep_trials import SweepResults, SweepTrial, pareto_front
 from discovr_ray.sweep.folder import BEST_FILE, trial_folder
 
 CONFIG_FILE = "config.yaml"
@@ -25,7 +25,7 @@ class BestConfig(NamedTuple):
         return f"python jobs/pretrain.py --config {self.uri}"
 
 
-def write_best(sweep: Sweep) -> list[BestConfig]:
+def write_best(sweep: SweepResults) -> list[BestConfig]:
     """best.yaml of the best trial; with several objectives best-<trial>.yaml for each on the Pareto front.
 
     A trial whose config.yaml is gone has none.
@@ -49,11 +49,14 @@ def write_best(sweep: Sweep) -> list[BestConfig]:
     return written
 
 
-def full_run(values: dict[str, dict[str, Any]], sweep: Sweep, name: str) -> dict[str, dict[str, Any]]:
-    """A trial's configuration under a name of its own, beside the sweep, and without the sweep's limit of steps."""
+def full_run(values: dict[str, dict[str, Any]], sweep: SweepResults, name: str) -> dict[str, dict[str, Any]]:
+    """A trial's configuration under a name of its own, beside the sweep, and without the sweep's limits."""
+    data = values["data"]
+    is_share = data["max_decode_cpus"] == data["decode_cpus"]  # the sweep's own limit, for trials side by side
     parent = sweep.uri.rpartition("/")[0] or "/"
     return {
         **values,
+        "data": {**data, "max_decode_cpus": 0.0 if is_share else data["max_decode_cpus"]},
         "schedule": {**values.get("schedule", {}), "max_steps": 0},
         "run": {**values.get("run", {}), "name": name, "storage_path": parent, "resume": False},
     }

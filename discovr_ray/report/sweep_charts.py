@@ -8,22 +8,33 @@ from typing import Any
 
 from discovr_ray.report.curves import AXIS, COLOURS, Figure, base_layout
 from discovr_ray.report.sweep_importance import Importance
-from discovr_ray.report.sweep_trials import OUTCOMES, WORDS, Field, Objective, Outcome, Sweep, SweepTrial, pareto_front
+from discovr_ray.report.sweep_trials import (
+    OUTCOMES,
+    WORDS,
+    Field,
+    Objective,
+    Outcome,
+    SweepResults,
+    SweepTrial,
+    pareto_front,
+)
 
 HEIGHT = 320
 BEST = COLOURS[1]
 OUTCOME_COLOURS: dict[Outcome, str] = {
     "finished": COLOURS[0],
     "stopped": "#8a94a0",
+    "diverged": "#b3261e",
     "failed": "#b3261e",
     "running": COLOURS[2],
     "waiting": "#c4ccd4",
 }
+DRAWN: tuple[Outcome, ...] = ("finished", "stopped", "diverged")  # have values
 FADED = 0.4
 LOW, HIGH = (201, 212, 224), (31, 95, 168)  # colours of the worst and the best value
 
 
-def history(sweep: Sweep, objective: int) -> Figure:
+def history(sweep: SweepResults, objective: int) -> Figure:
     """Values in the order of the trials, and the best of the finished ones so far."""
     goal = sweep.objectives[objective]
     data = [
@@ -34,7 +45,7 @@ def history(sweep: Sweep, objective: int) -> Figure:
             _marker(outcome),
             [describe(trial, sweep) for trial in found],
         )
-        for outcome in ("finished", "stopped")
+        for outcome in DRAWN
         if (found := [trial for trial in sweep.of(outcome) if trial.values])
     ]
     steps: list[tuple[int, float]] = []
@@ -59,7 +70,7 @@ def history(sweep: Sweep, objective: int) -> Figure:
     return {"data": data, "layout": layout}
 
 
-def learning_curves(sweep: Sweep, key: str) -> Figure:
+def learning_curves(sweep: SweepResults, key: str) -> Figure:
     """One line for each trial; those that were stopped or failed are faded, the best stand out."""
     best = {trial.number for trial in pareto_front(sweep)}
     data: list[Figure] = []
@@ -90,18 +101,18 @@ def _curve(trial: SweepTrial, points: Sequence[tuple[int, float]], is_best: bool
         "line": {
             "color": BEST if is_best else OUTCOME_COLOURS[trial.outcome],
             "width": 3 if is_best else 1.5,
-            "dash": "dot" if trial.outcome == "failed" else "solid",
+            "dash": "dot" if trial.outcome in ("failed", "diverged") else "solid",
         },
         "marker": {"size": 4},
         "hovertemplate": f"trial {trial.number}, step %{{x}}: %{{y:.4g}}<extra></extra>",
     }
 
 
-def slices(sweep: Sweep, field: Field, objective: int) -> Figure:
+def slices(sweep: SweepResults, field: Field, objective: int) -> Figure:
     """Values over one field alone."""
     best = {trial.number for trial in pareto_front(sweep)}
     data = []
-    for outcome in ("stopped", "finished"):
+    for outcome in reversed(DRAWN):
         found = [trial for trial in sweep.of(outcome) if trial.values and field.name in trial.params]
         if not found:
             continue
@@ -151,7 +162,7 @@ def importance_bars(found: Sequence[Importance]) -> Figure:
     return {"data": [bars], "layout": layout}
 
 
-def pareto(sweep: Sweep) -> Figure:
+def pareto(sweep: SweepResults) -> Figure:
     """First objective against the second; the front is joined by a line."""
     front = sorted(pareto_front(sweep), key=lambda trial: trial.values[0])
     data = [
@@ -162,7 +173,7 @@ def pareto(sweep: Sweep) -> Figure:
             _marker(outcome),
             [describe(trial, sweep) for trial in found],
         )
-        for outcome in ("stopped", "finished")
+        for outcome in reversed(DRAWN)
         if (found := [trial for trial in sweep.of(outcome) if trial.values])
     ]
     data.append(
@@ -197,7 +208,7 @@ def colour_of(value: float, values: Sequence[float], maximise: bool) -> str:
     return f"rgb({mixed[0]},{mixed[1]},{mixed[2]})"
 
 
-def describe(trial: SweepTrial, sweep: Sweep) -> str:
+def describe(trial: SweepTrial, sweep: SweepResults) -> str:
     """What a pointer over the trial shows."""
     lines = [f"trial {trial.number}, {WORDS[trial.outcome]}"]
     lines += [f"{goal.name}: {value:.4g}" for goal, value in zip(sweep.objectives, trial.values, strict=False)]
@@ -248,7 +259,7 @@ def _marker(outcome: Outcome) -> Figure:
         "size": 9,
         "color": OUTCOME_COLOURS[outcome],
         "opacity": 1.0 if outcome == "finished" else 0.6,
-        "symbol": "circle" if outcome == "finished" else "circle-open" if outcome == "running" else "diamond",
+        "symbol": "circle" if outcome == "finished" else "x" if outcome == "diverged" else "diamond",
     }
 
 

@@ -11,7 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.importance import FanovaImportanceEvaluator
 
-from discovr_ray.report.sweep_trials import Field, Sweep, SweepTrial
+from discovr_ray.report.sweep_trials import Field, SweepResults, SweepTrial
 
 MIN_TRIALS = 6  # below it a forest of trees has nothing to split
 RESAMPLES = 40
@@ -28,7 +28,7 @@ class Importance(NamedTuple):
     high: float
 
 
-def importances(sweep: Sweep, trials: Sequence[SweepTrial], objective: int) -> list[Importance]:
+def importances(sweep: SweepResults, trials: Sequence[SweepTrial], objective: int) -> list[Importance]:
     """Largest first; empty where they cannot be told: fewer than MIN_TRIALS, all values equal, or no common field.
 
     The interval is that of a bootstrap over trials: other trials of the same number could have given other shares.
@@ -54,7 +54,7 @@ def importances(sweep: Sweep, trials: Sequence[SweepTrial], objective: int) -> l
 
 
 def _shares(
-    sweep: Sweep, trials: Sequence[SweepTrial], names: list[str], objective: int, seed: int
+    sweep: SweepResults, trials: Sequence[SweepTrial], names: list[str], objective: int, seed: int
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     fields = [field for field in sweep.fields if field.name in names]
     study = optuna.create_study(direction="maximize" if sweep.objectives[objective].maximise else "minimize")

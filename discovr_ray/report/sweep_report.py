@@ -11,7 +11,7 @@ from discovr_ray.report.page import document
 from discovr_ray.report.section import section_html
 from discovr_ray.report.sweep_best import BestConfig, write_best
 from discovr_ray.report.sweep_files import read_sweep
-from discovr_ray.report.sweep_trials import OUTCOMES, WORDS, Sweep
+from discovr_ray.report.sweep_trials import OUTCOMES, WORDS, SweepResults
 from discovr_ray.sweep.folder import REPORT_FILE
 
 
@@ -20,7 +20,7 @@ def write_sweep_report(folder: str, database: str = "") -> str:
 
     Args:
         folder: <storage_path>/<name> of the sweep.
-        database: URL of the study; "": the folder's own sweep.db.
+        database: URL of the study; "": what sweep.yaml says, or the folder's own sweep.db.
     Errors:
         SweepError: the folder holds no sweep, or its study cannot be read. ConfigError: the best trial's
         configuration is not one of this version. StorageError: the folder cannot be read or written.
@@ -32,7 +32,7 @@ def write_sweep_report(folder: str, database: str = "") -> str:
     return uri
 
 
-def sweep_page(sweep: Sweep, best: list[BestConfig], written_at: str) -> str:
+def sweep_page(sweep: SweepResults, best: list[BestConfig], written_at: str) -> str:
     """The whole page; `written_at` is shown in the footer."""
     sections = [
         sweep_sections.outcome(sweep, best),
@@ -47,7 +47,7 @@ def sweep_page(sweep: Sweep, best: list[BestConfig], written_at: str) -> str:
     return document(f"{sweep.name} – DISCOVR sweep", _header(sweep), drawn, footer)
 
 
-def _header(sweep: Sweep) -> str:
+def _header(sweep: SweepResults) -> str:
     goals = ", ".join(f"{'highest' if goal.maximise else 'lowest'} {goal.name}" for goal in sweep.objectives)
     facts = [("Trials", str(len(sweep.trials)))]
     facts += [(WORDS[kind].capitalize(), str(len(sweep.of(kind)))) for kind in OUTCOMES if sweep.of(kind)]

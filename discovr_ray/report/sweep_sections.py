@@ -15,7 +15,7 @@ from discovr_ray.report.sweep_trials import (
     OUTCOMES,
     WORDS,
     Comparison,
-    Sweep,
+    SweepResults,
     SweepTrial,
     fair_comparison,
     pareto_front,
@@ -24,7 +24,7 @@ from discovr_ray.report.sweep_trials import (
 MAX_PAIRED_FIELDS = 4  # six pairs
 
 
-def outcome(sweep: Sweep, best: Sequence[BestConfig]) -> Section:
+def outcome(sweep: SweepResults, best: Sequence[BestConfig]) -> Section:
     """What came out: the best configuration, or the Pareto front, and how to train it."""
     front = pareto_front(sweep)
     if not front:
@@ -54,20 +54,20 @@ def outcome(sweep: Sweep, best: Sequence[BestConfig]) -> Section:
     return Section("best", title, paragraphs, tables=[_front_table(sweep, front)], charts=charts, commands=commands)
 
 
-def _why_none(sweep: Sweep) -> str:
+def _why_none(sweep: SweepResults) -> str:
     counts = [f"{len(found)} {WORDS[kind]}" for kind in OUTCOMES if (found := sweep.of(kind))]
     so_far = f"so far {', '.join(counts)}" if counts else "no trial has begun"
     return f"No trial has finished with a value yet ({so_far}), so there is nothing to choose from."
 
 
-def _front_table(sweep: Sweep, front: Sequence[SweepTrial]) -> Table:
+def _front_table(sweep: SweepResults, front: Sequence[SweepTrial]) -> Table:
     names = [field.name for field in sweep.fields]
     head = ["Trial", *(goal.name for goal in sweep.objectives), *names]
     rows = [[str(trial.number), *(f"{value:.4g}" for value in trial.values), *_cells(trial, names)] for trial in front]
     return Table(head, rows)
 
 
-def progress(sweep: Sweep) -> Section:
+def progress(sweep: SweepResults) -> Section:
     """Values in the order of the trials, and how each trial learnt."""
     keys = [goal.name for goal in sweep.objectives]
     logged = [
@@ -94,14 +94,14 @@ def progress(sweep: Sweep) -> Section:
     return Section("progress", "Progress", paragraphs, charts=charts)
 
 
-def importance(sweep: Sweep) -> Section:
-    """Of as many trials as can be compared fairly and, if those did not train in full, of the finished ones alone."""
-    finished = [trial for trial in sweep.of("finished") if trial.values]
+def importance(sweep: SweepResults) -> Section:
+    """Of as many trials as can be compared fairly and, if those did not train in full, of those that did."""
+    whole = [trial for trial in sweep.of("finished", "diverged") if trial.values]
     charts = []
     for place, goal in enumerate(sweep.objectives):
         groups = [fair_comparison(sweep, place)]
-        if len(finished) < len(sweep.valued):
-            groups.append(Comparison("finished trials", finished))
+        if len(whole) < len(sweep.valued):
+            groups.append(Comparison("all whole trials", whole))
         for number, (words, trials) in enumerate(groups):
             found = importances(sweep, trials, place)
             if found:
@@ -126,7 +126,7 @@ def importance(sweep: Sweep) -> Section:
     return Section("importance", "What mattered", paragraphs, charts=charts)
 
 
-def relations(sweep: Sweep) -> Section:
+def relations(sweep: SweepResults) -> Section:
     """Parallel coordinates and slices."""
     complete = [trial for trial in sweep.valued if all(field.name in trial.params for field in sweep.fields)]
     if not sweep.valued or not sweep.fields:
@@ -149,7 +149,7 @@ def relations(sweep: Sweep) -> Section:
     return Section("fields", "Fields and values", charts=charts)
 
 
-def pairs(sweep: Sweep) -> Section:
+def pairs(sweep: SweepResults) -> Section:
     """Contours for each two fields, of the first fields where there are many."""
     fields = sweep.fields[:MAX_PAIRED_FIELDS]
     charts = []
@@ -176,7 +176,7 @@ def pairs(sweep: Sweep) -> Section:
     return Section("pairs", "Two fields at a time", paragraphs, charts=charts)
 
 
-def all_trials(sweep: Sweep) -> Section:
+def all_trials(sweep: SweepResults) -> Section:
     if not sweep.trials:
         return Section("trials", "Trials", ["No trial has begun."])
     names = [field.name for field in sweep.fields]

@@ -11,13 +11,15 @@ from scipy.spatial import QhullError
 
 from discovr_ray.report.curves import AXIS, Figure, base_layout
 from discovr_ray.report.sweep_charts import BEST, FADED, HEIGHT, colour_of, describe, shown, ticks
-from discovr_ray.report.sweep_trials import Field, Sweep, SweepTrial, pareto_front
+from discovr_ray.report.sweep_trials import Field, SweepResults, SweepTrial, pareto_front
 
 GRID = 40
 BLUES = [[0, "#f4f8fc"], [1, "#1f5fa8"]]
 
 
-def contour(sweep: Sweep, compared: Sequence[SweepTrial], across: Field, up: Field, objective: int) -> Figure | None:
+def contour(
+    sweep: SweepResults, compared: Sequence[SweepTrial], across: Field, up: Field, objective: int
+) -> Figure | None:
     """Values between the compared trials, linear over the triangles that they span; nothing is drawn outside of them.
 
     Trials at one place count with their mean. None where they span no area: fewer than three places, or all on a line.
@@ -75,7 +77,7 @@ def _surface(points: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -
     return grid
 
 
-def _trial_marks(sweep: Sweep, trials: Sequence[SweepTrial], across: Field, up: Field) -> Figure:
+def _trial_marks(sweep: SweepResults, trials: Sequence[SweepTrial], across: Field, up: Field) -> Figure:
     best = {trial.number for trial in pareto_front(sweep)}
     return {
         "type": "scatter",
@@ -107,7 +109,7 @@ class _Scale:
         return (place - self._low) / (self._high - self._low) if self._high > self._low else 0.5
 
 
-def parallel_coordinates(sweep: Sweep, objective: int) -> Figure:
+def parallel_coordinates(sweep: SweepResults, objective: int) -> Figure:
     """A line for each trial through its fields to its value; trials without one of the fields are left out.
 
     They are plain lines: Plotly's own kind of chart needs WebGL and does not print.

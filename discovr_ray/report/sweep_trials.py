@@ -9,11 +9,9 @@ from typing import Any, Literal, NamedTuple
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from discovr_ray.sweep.folder import STOPPED_EARLY
-
-Outcome = Literal["finished", "stopped", "failed", "running", "waiting"]
-OUTCOMES: tuple[Outcome, ...] = ("finished", "stopped", "failed", "running", "waiting")
-WORDS = dict(zip(OUTCOMES, ("finished", "stopped early", "failed", "running", "waiting"), strict=True))
+Outcome = Literal["finished", "stopped", "diverged", "failed", "running", "waiting"]
+OUTCOMES: tuple[Outcome, ...] = ("finished", "stopped", "diverged", "failed", "running", "waiting")
+WORDS = dict(zip(OUTCOMES, ("finished", "stopped early", "diverged", "failed", "running", "waiting"), strict=True))
 
 
 class Objective(NamedTuple):
@@ -44,14 +42,17 @@ class SweepTrial(NamedTuple):
     number: int
     outcome: Outcome
     params: dict[str, Any]  # by config field; a conditional field is missing where it does not apply
-    values: tuple[float, ...]  # one for each objective, or none at all; of a stopped trial the last it had
+    values: tuple[
+        float, ...
+    ]  # one for each objective, or none; of a stopped trial the last, of a diverged one the worst
+    rungs: dict[int, float]  # optimiser steps -> first value when it was compared there
     why: str
     steps: int  # optimiser steps that it was trained for
     seconds: float | None
     records: list[dict[str, Any]]  # of its metrics.jsonl
 
 
-class Sweep(NamedTuple):
+class SweepResults(NamedTuple):
     """A sweep as it stands now."""
 
     name: str
@@ -67,14 +68,14 @@ class Sweep(NamedTuple):
 
     @property
     def valued(self) -> list[SweepTrial]:
-        """Trials whose values can be drawn: finished, or stopped with a value."""
-        return [trial for trial in self.of("finished", "stopped") if trial.values]
+        """Trials whose values can be drawn."""
+        return [trial for trial in self.of("finished", "stopped", "diverged") if trial.values]
 
 
-def outcome_of(trial: FrozenTrial, why: str) -> Outcome:
-    """Optuna calls a trial complete when a scheduler of Ray stopped it; the reason tells the two apart."""
+def outcome_of(trial: FrozenTrial, steps: int, whole: int) -> Outcome:
+    """A trial that is complete after fewer steps than a `whole` one was ended by its own training."""
     if trial.state == TrialState.COMPLETE:
-        return "stopped" if why.startswith(STOPPED_EARLY) else "finished"
+        return "diverged" if steps < whole else "finished"
     if trial.state == TrialState.PRUNED:
         return "stopped"
     return {TrialState.FAIL: "failed", TrialState.RUNNING: "running"}.get(trial.state, "waiting")  # type: ignore[return-value]
@@ -127,28 +128,24 @@ class Comparison(NamedTuple):
     trials: list[SweepTrial]  # their values of the objective are those of the comparison
 
 
-def fair_comparison(sweep: Sweep, objective: int) -> Comparison:
+def fair_comparison(sweep: SweepResults, objective: int) -> Comparison:
     """As many trials as possible at equal numbers of steps.
 
-    Where some were stopped early, everybody's value at the first rung, read from the trials' own records; if that was
-    not logged, the values as they are, each after its own number of steps.
+    Where some were stopped early, everybody's value at the first rung; where one has none there, the values as they
+    are, each after its own number of steps. Diverged trials count with the worst value.
     """
-    if all(trial.outcome == "finished" for trial in sweep.valued):
-        return Comparison("finished trials", sweep.valued)
-    key = sweep.objectives[objective].name
+    if not sweep.of("stopped"):
+        return Comparison("all whole trials", sweep.valued)
     rung = sweep.rungs[0] if sweep.rungs else 0
-    at_rung = [
-        trial._replace(values=(*trial.values[:objective], float(value), *trial.values[objective + 1 :]))
-        for trial in sweep.valued
-        for value in [record.get(key) for record in trial.records if record["step"] == rung][:1]
-        if value is not None
-    ]
-    if len(at_rung) == len(sweep.valued):
+    if objective == 0 and all(rung in trial.rungs or trial.outcome == "diverged" for trial in sweep.valued):
+        at_rung = [
+            trial._replace(values=(trial.rungs.get(rung, trial.values[0]), *trial.values[1:])) for trial in sweep.valued
+        ]
         return Comparison(f"all trials after {rung:,} steps", at_rung)
     return Comparison("all trials, each after its own steps", sweep.valued)
 
 
-def pareto_front(sweep: Sweep) -> list[SweepTrial]:
+def pareto_front(sweep: SweepResults) -> list[SweepTrial]:
     """Finished trials that no other finished trial beats in one objective without losing in another.
 
     With one objective: the best trial alone, the first of equals.
@@ -158,7 +155,7 @@ def pareto_front(sweep: Sweep) -> list[SweepTrial]:
     return front[:1] if len(sweep.objectives) == 1 else front
 
 
-def _dominates(sweep: Sweep, first: SweepTrial, second: SweepTrial) -> bool:
+def _dominates(sweep: SweepResults, first: SweepTrial, second: SweepTrial) -> bool:
     pairs = list(zip(sweep.objectives, first.values, second.values, strict=True))
     worse = any(objective.better(other, own) for objective, own, other in pairs)
     return not worse and any(objective.better(own, other) for objective, own, other in pairs)

@@ -18,9 +18,19 @@ METRIC = "knn_balanced_accuracy"
 RUNGS = (20, 60)
 K, MOMENTUM, WEIGHT = "model.num_prototypes", "schedule.ema_momentum", "loss.w_scd"
 
+STATES = {"failed": TrialState.FAIL, "stopped": TrialState.PRUNED}
+REASONS = {
+    "finished": "trained to the end",
+    "stopped": f"{names.STOPPED_EARLY}: at step 20, 3 of 4 others were better",
+    "failed": "failed: NonFiniteError: loss is nan <b>",
+    "diverged": "ended by its training: feature_std has been low",
+    "running": "",
+}
+
 
 def make_sweep(parent: Path, num_trials: int = 12, objectives: tuple[str, ...] = (METRIC,)) -> Path:
-    """Random search: trial 2 failed, 11 is running, every third was stopped at the first rung, the rest finished."""
+    """Random search: trial 2 failed, 5 diverged, 11 is running, every third was stopped at the first rung (of one
+    objective), the rest finished."""
     root = parent / "three"
     root.mkdir(parents=True)
     spec = {"name": "three", "config": "demo", "storage": ""}
@@ -41,21 +51,22 @@ def make_sweep(parent: Path, num_trials: int = 12, objectives: tuple[str, ...] =
 def _add_trial(root: Path, study: optuna.Study, number: int, objectives: tuple[str, ...]) -> None:
     trial = study.ask()
     overrides = _overrides(trial)
-    stopped, failed = number % 3 == 1, number == 2
-    steps = RUNGS[0] if stopped else RUNGS[1] // 2 if failed else RUNGS[1]
+    ends = {2: "failed", 5: "diverged", 11: "running"}.get(number, "finished")
+    if number % 3 == 1 and len(objectives) == 1:
+        ends = "stopped"
+    steps = {"failed": 30, "diverged": 40, "stopped": RUNGS[0]}.get(ends, RUNGS[-1])
     config = load_config("demo", [*overrides, f"schedule.max_steps={RUNGS[-1]}", f"run.name={names.run_name(number)}"])
     values = _write_run(root, config, number, steps)
     trial.set_user_attr(names.STEPS, steps)
     trial.set_user_attr(names.SECONDS, 65.0 + number)
-    if number == 11:
-        return
-    if failed:
-        trial.set_user_attr(names.WHY, "NonFiniteError: step 31: loss is nan <b>")
-        study.tell(trial, state=TrialState.FAIL)
-        return
-    why = f"{names.STOPPED_EARLY}: at step {steps} others were better" if stopped else "trained all of its steps"
-    trial.set_user_attr(names.WHY, why)
-    study.tell(trial, [values, 100.0 / trial.params[K]][: len(objectives)])
+    trial.set_user_attr(names.WHY, REASONS[ends])
+    if len(objectives) == 1:
+        trial.report(values[RUNGS[0]], RUNGS[0])
+    if ends in STATES:
+        study.tell(trial, state=STATES[ends])
+    elif ends != "running":
+        figures = [0.0, 0.0] if ends == "diverged" else [values[steps], 100.0 / trial.params[K]]
+        study.tell(trial, figures[: len(objectives)])
 
 
 def _overrides(trial: Trial) -> list[str]:
@@ -67,21 +78,21 @@ def _overrides(trial: Trial) -> list[str]:
     return [f"{name}={value}" for name, value in values.items()]
 
 
-def _write_run(root: Path, config: Config, number: int, steps: int) -> float:
-    """Run folder of a trial; returns its last value: best for a weight of 1, and for a high momentum."""
+def _write_run(root: Path, config: Config, number: int, steps: int) -> dict[int, float]:
+    """Run folder of a trial; returns its values by step: best for a weight of 1, and for a high momentum."""
     run = Path(names.trial_folder(str(root), number))
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(config.to_dict()))))
     level = 0.6 - 0.1 * abs(math.log10(config.loss.w_scd)) + 0.5 * (config.schedule.ema_momentum - 0.95)
     plan = derive_plan(config, 72)
     log = RunLog(str(run), config, plan, 0, run / "local")
-    value = 0.0
+    values = {}
     for step in range(5, steps + 1, 5):
-        value = level * (1 - math.exp(-step / 20))
+        value = values[step] = level * (1 - math.exp(-step / 20))
         log.metrics(
             {"step": step, "epoch": step / 9, "loss": 10.0 - value, "loss_vid": 4.0, "loss_img": 4.0, "loss_scd": 2.0}
             | {"lr": 1e-3, "grad_norm": 1.5, "rank_me": 12.0, "clips_per_s": 12.5, "data_wait_share": 0.01}
             | {METRIC: value}
         )
     log.close()
-    return value
+    return values

@@ -17,13 +17,14 @@ from page_reader import CHROMIUM, Page, drawn_page, screenshot
 
 from discovr_ray.config import load_config
 from discovr_ray.errors import SweepError
+from discovr_ray.report.sweep_best import full_run
 from discovr_ray.report.sweep_importance import importances
 from discovr_ray.report.sweep_report import write_sweep_report
 from discovr_ray.report.sweep_surfaces import contour
 from discovr_ray.report.sweep_trials import (
     Field,
     Objective,
-    Sweep,
+    SweepResults,
     SweepTrial,
     fair_comparison,
     outcome_of,
@@ -33,7 +34,7 @@ from discovr_ray.report.sweep_trials import (
 )
 from discovr_ray.sweep.folder import database_url, trial_folder
 
-STATES = {"finished": [0, 3, 5, 6, 8, 9], "stopped": [1, 4, 7, 10], "failed": [2], "running": [11]}
+FINISHED, STOPPED = [0, 3, 6, 8, 9], [1, 4, 7, 10]  # 2 failed, 5 diverged, 11 is running
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +53,10 @@ def study_of(folder: Path) -> optuna.Study:
 
 def test_the_page_tells_the_sweep(page: Page) -> None:
     assert "three" in page.text
-    for kind, count in (("Finished", 6), ("Stopped early", 4), ("Failed", 1), ("Running", 1)):
+    for kind, count in (("Finished", 5), ("Stopped early", 4), ("Diverged", 1), ("Failed", 1), ("Running", 1)):
         assert f"{kind}\n{count}\n" in page.text
-    assert "step 31: loss is nan <b>" in page.text
-    assert "ASHA: at step 20 others were better" in page.text
+    assert "failed: NonFiniteError: loss is nan <b>" in page.text
+    assert "ASHA: at step 20, 3 of 4 others were better" in page.text
     assert not any(tag == "b" for tag, _ in page.tags), "text of the study is escaped"
     for tag, values in page.tags:
         for name in ("src", "href"):
@@ -69,22 +70,25 @@ def test_the_figures_hold_the_trials(page: Page, sweep_folder: Path) -> None:
         assert figure["data"]
         assert all(trace["x"] and len(trace["x"]) == len(trace["y"]) for trace in figure["data"] if "z" not in trace)
     trials = study_of(sweep_folder).trials
-    finished, stopped, best = page.figures["history-0"]["data"]
-    assert finished["x"] == STATES["finished"]
-    assert finished["y"] == [trials[number].value for number in STATES["finished"]]
-    assert stopped["x"] == STATES["stopped"]
+    finished, stopped, diverged, best = page.figures["history-0"]["data"]
+    assert finished["x"] == FINISHED
+    assert finished["y"] == [trials[number].value for number in FINISHED]
+    assert stopped["x"] == STOPPED
+    assert (diverged["x"], diverged["y"]) == ([5], [0.0])
     assert best["y"][-1] == max(finished["y"])
     curves = page.figures[f"learning-{METRIC}"]["data"]
     assert len(curves) == 12
-    assert {trace["opacity"] < 1 for trace in curves if trace["legendgroup"] in ("stopped early", "failed")} == {True}
+    assert {
+        trace["opacity"] < 1 for trace in curves if trace["legendgroup"] in ("stopped early", "failed", "diverged")
+    } == {True}
     assert {trace["opacity"] for trace in curves if trace["legendgroup"] in ("finished", "best")} == {1.0}
-    assert sorted(trace["x"][-1] for trace in curves) == [20] * 4 + [30] + [60] * 7
-    assert sum(trace["showlegend"] for trace in curves) == 5, "one of each kind"
+    assert sorted(trace["x"][-1] for trace in curves) == [20] * 4 + [30, 40] + [60] * 6
+    assert sum(trace["showlegend"] for trace in curves) == 6, "one of each kind"
     assert len(page.figures["parallel-0"]["data"]) == 10
     for name in (K, MOMENTUM, WEIGHT):
         sliced = page.figures[f"slice-0-{name}"]["data"]
         assert sum(len(trace["x"]) for trace in sliced) == 10
-    assert page.figures[f"slice-0-{WEIGHT}"]["data"][1]["x"][0] == pytest.approx(math.log10(trials[0].params[WEIGHT]))
+    assert page.figures[f"slice-0-{WEIGHT}"]["data"][-1]["x"][0] == pytest.approx(math.log10(trials[0].params[WEIGHT]))
     assert page.figures[f"slice-0-{K}"]["layout"]["xaxis"]["ticktext"] == ["32", "64", "128"]
     assert sum(name.startswith("contour-0-") for name in page.figures) == 3
 
@@ -98,14 +102,16 @@ def test_the_table_has_every_trial_and_why_it_ended(page: Page) -> None:
 
 def test_the_best_configuration_is_ready_to_run(page: Page, sweep_folder: Path) -> None:
     trials = study_of(sweep_folder).trials
-    number = max(STATES["finished"], key=lambda place: trials[place].value or 0)
+    number = max(FINISHED, key=lambda place: trials[place].value or 0)
     best = load_config(sweep_folder / "best.yaml")
     own = load_config(Path(trial_folder(str(sweep_folder), number)) / "config.yaml")
     assert best.loss.w_scd == pytest.approx(trials[number].params[WEIGHT])
     assert (own.schedule.max_steps, best.schedule.max_steps) == (RUNGS[-1], 0), "trained in full"
     assert (best.run.name, best.run.storage_path) == ("three-best", str(sweep_folder.parent))
     assert {**best.to_dict(), "run": {}, "schedule": {}} == {**own.to_dict(), "run": {}, "schedule": {}}
-    assert f"Trial {number} is the best of 6 finished trials" in page.text
+    shared = {"data": {"max_decode_cpus": 0.5, "decode_cpus": 0.5}}
+    assert full_run(shared, made([]), "best")["data"]["max_decode_cpus"] == 0, "the sweep's limit of one trial of many"
+    assert f"Trial {number} is the best of 5 finished trials" in page.text
     (command,) = [line for line in page.text.splitlines() if line.startswith("python jobs/pretrain.py")]
     assert command == f"python jobs/pretrain.py --config {sweep_folder / 'best.yaml'}"
 
@@ -114,7 +120,7 @@ def test_importances_stand_with_their_intervals(page: Page) -> None:
     bars = {name: figure["data"][0] for name, figure in page.figures.items() if name.startswith("importance-")}
     assert list(bars) == ["importance-0-0", "importance-0-1"]
     assert "All trials after 20 steps (10)." in page.text
-    assert "Finished trials (6)." in page.text
+    assert "All whole trials (6)." in page.text
     for bar in bars.values():
         assert sorted(bar["y"]) == sorted([K, MOMENTUM, WEIGHT])
         assert sum(bar["x"]) == pytest.approx(1.0)
@@ -124,16 +130,16 @@ def test_importances_stand_with_their_intervals(page: Page) -> None:
 # ---- made in memory, by hand
 
 
-def made(trials: list[SweepTrial], maximise: tuple[bool, ...] = (True,), rungs: tuple[int, ...] = ()) -> Sweep:
+def made(trials: list[SweepTrial], maximise: tuple[bool, ...] = (True,), rungs: tuple[int, ...] = ()) -> SweepResults:
     space: dict[str, Any] = {"a": FloatDistribution(0.0, 1.0), "b": FloatDistribution(0.01, 100.0, log=True)}
     goals = tuple(Objective(f"goal{place}", more) for place, more in enumerate(maximise))
     fields = (Field("a", False, ()), Field("b", True, ()))
-    return Sweep("made", "/made", rungs, goals, fields, space, trials)
+    return SweepResults("made", "/made", rungs, goals, fields, space, trials)
 
 
 def trial(number: int, *values: float, outcome: Any = "finished", **more: Any) -> SweepTrial:
     params = more.pop("params", {"a": 0.5, "b": 1.0})
-    return SweepTrial(number, outcome, params, values, "", 10, 1.0, more.pop("records", []))
+    return SweepTrial(number, outcome, params, values, more.pop("rungs", {}), "", 10, 1.0, [])
 
 
 def test_a_stopped_trial_is_never_the_best() -> None:
@@ -154,17 +160,19 @@ def test_the_pareto_front_is_what_nobody_beats() -> None:
 
 
 def test_stopped_trials_are_compared_at_the_first_rung() -> None:
-    def records(early: float, late: float) -> list[dict[str, Any]]:
-        return [{"step": 10, "goal0": early}, {"step": 30, "goal0": late}]
-
-    trials = [trial(0, 0.9, records=records(0.2, 0.9)), trial(1, 0.4, outcome="stopped", records=records(0.4, 0)[:1])]
-    compared = fair_comparison(made(trials, rungs=(10, 30)), 0)
+    trials = [
+        trial(0, 0.9, rungs={10: 0.2, 30: 0.7}),
+        trial(1, 0.4, outcome="stopped", rungs={10: 0.4}),
+        trial(2, 0.0, outcome="diverged"),
+        trial(3, outcome="failed", rungs={10: 0.3}),
+    ]
+    compared = fair_comparison(made(trials, rungs=(10, 30, 90)), 0)
     assert compared.words == "all trials after 10 steps"
-    assert [one.values for one in compared.trials] == [(0.2,), (0.4,)]
-    unlogged = fair_comparison(made(trials, rungs=(20, 30)), 0)
-    assert "each after its own steps" in unlogged.words
-    assert [one.values for one in unlogged.trials] == [(0.9,), (0.4,)]
-    assert fair_comparison(made(trials[:1]), 0).words == "finished trials"
+    assert [one.values for one in compared.trials] == [(0.2,), (0.4,), (0.0,)]
+    elsewhere = fair_comparison(made(trials, rungs=(20, 30)), 0)
+    assert "each after its own steps" in elsewhere.words
+    assert [one.values for one in elsewhere.trials] == [(0.9,), (0.4,), (0.0,)]
+    assert fair_comparison(made(trials[:1]), 0).words == "all whole trials"
 
 
 def test_the_field_that_decides_is_told_from_the_one_that_does_not() -> None:
@@ -198,11 +206,11 @@ def test_a_contour_is_exact_for_a_plane_and_empty_outside_of_the_trials() -> Non
 def test_states_and_values_as_optuna_keeps_them() -> None:
     place = {"params": {"k": 3}, "distributions": {"k": IntDistribution(1, 4)}}
     complete = create_trial(value=0.5, **place)
-    assert (outcome_of(complete, "all steps"), outcome_of(complete, "ASHA: worse")) == ("finished", "stopped")
+    assert (outcome_of(complete, 60, 60), outcome_of(complete, 40, 60)) == ("finished", "diverged")
     pruned = create_trial(state=TrialState.PRUNED, intermediate_values={10: 0.2, 30: 0.3}, **place)
-    assert (outcome_of(pruned, ""), values_of(pruned)) == ("stopped", (0.3,))
+    assert (outcome_of(pruned, 30, 60), values_of(pruned)) == ("stopped", (0.3,))
     assert values_of(create_trial(value=math.inf, **place)) == ()
-    assert outcome_of(create_trial(state=TrialState.WAITING), "") == "waiting"
+    assert outcome_of(create_trial(state=TrialState.WAITING), 0, 60) == "waiting"
     wider = create_trial(value=0.1, params={"k": 9}, distributions={"k": IntDistribution(1, 16)})
     assert space_of([complete, wider]) == {"k": IntDistribution(1, 16)}
 
@@ -242,13 +250,16 @@ def test_what_is_no_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match="must hold the fields"):
         write_sweep_report(str(tmp_path))
     (tmp_path / "sweep.yaml").write_text("name: other")
-    with pytest.raises(SweepError, match=r"no sweep\.db"):
+    with pytest.raises(SweepError, match=r"has no sweep\.db"):
         write_sweep_report(str(tmp_path))
     optuna.create_study(storage=database_url(str(tmp_path), ""), study_name="three")
     with pytest.raises(SweepError, match="has no study 'other'"):
         write_sweep_report(str(tmp_path))
     (tmp_path / "sweep.db").write_bytes(b"no database" * 100)
-    with pytest.raises(SweepError, match="cannot be read"):
+    with pytest.raises(SweepError, match="cannot be used"):
+        write_sweep_report(str(tmp_path))
+    (tmp_path / "sweep.yaml").write_text("{name: other, storage: 'postgresql://me:***@127.0.0.1:1/study'}")
+    with pytest.raises(SweepError, match="needs its password"):
         write_sweep_report(str(tmp_path))
     with pytest.raises(SweepError) as refused:
         write_sweep_report(str(tmp_path), "postgresql://me:hidden@127.0.0.1:1/study")
