@@ -25,7 +25,8 @@ class Purpose(IntEnum):
     CROP = 3
     VIDEO_MASK = 4
     IMAGE_MASK = 5
-    DEGRADATION = 6
+    SAMPLER = 6  # of a sweep
+    DEGRADATION = 7
 
 
 def clip_key(clip_id: str) -> int:
