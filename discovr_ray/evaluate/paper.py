@@ -75,8 +75,8 @@ OPEN = (
     Choice("Head of the ejection fraction", "ridge, alpha by MAE on the validation split; and a small MLP beside it"),
     Choice(
         "Segmentation: head, loss, size of the frames and which frames",
-        "one linear layer with a bias for each place, scores enlarged (bilinear) to the encoder's frame, cross-entropy; "
-        "the clip around each outlined frame, and of it the tubelet with the frame; weight decay and steps by Dice on "
+        "one linear layer with a bias for each place, scores enlarged (bilinear) to the encoder's frame, "
+        "cross-entropy; the clip around each outlined frame, and of it the tubelet with the frame; weight decay and steps by Dice on "
         "the validation split",
     ),
     Choice(
