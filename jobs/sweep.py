@@ -47,9 +47,7 @@ def main() -> int:
     changes: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     try:
         sweep = load_sweep(arguments.sweep, arguments.overrides, changes)
-        if arguments.report:
-            return report(sweep)
-        return dry_run(sweep, arguments.from_study) if arguments.dry_run else run(sweep, arguments)
+        return report(sweep) if arguments.report else run(sweep, arguments)
     except (ConfigError, ManifestError, StorageError) as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
@@ -68,20 +66,16 @@ def report(sweep: Sweep) -> int:
     return 0
 
 
-def dry_run(sweep: Sweep, from_study: str) -> int:
-    from discovr_ray.launch.sweep import describe_sweep
-
-    print(describe_sweep(sweep, from_study))
-    return 0
-
-
 def run(sweep: Sweep, arguments: argparse.Namespace) -> int:
     from discovr_ray.launch.ray_session import start_ray
-    from discovr_ray.launch.sweep import refuse_taken_folder, run_sweep, sweep_folder
+    from discovr_ray.launch.sweep import describe_sweep, prepare, run_sweep
 
-    refuse_taken_folder(sweep_folder(sweep), sweep.spec.name, arguments.resume)  # before Ray starts
+    plan = prepare(sweep, arguments.resume, arguments.from_study)
+    print(describe_sweep(plan))
+    if arguments.dry_run:
+        return 0
     start_ray(dashboard=True)  # Ray Train asks its server whether the controller lives, and complains without one
-    summary = run_sweep(sweep, arguments.resume, arguments.from_study)
+    summary = run_sweep(plan)
     print(f"trials   {summary.trained} trained, {summary.stopped_early} stopped early, {summary.failed} failed")
     print(f"sweep    {summary.folder}")
     print(f"report   {summary.report_uri}")

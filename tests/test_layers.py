@@ -34,7 +34,8 @@ LAYERS = {
     "jobs": 5,
     "benchmarks": 5,
 }
-SIDEWAYS = {("discovr_ray.launch", "discovr_ray.report")}  # the one arrow inside a layer: a run writes its report
+# the arrows inside a layer: a run writes its report; a sweep judges a trial by the signs of collapse of training
+SIDEWAYS = {("discovr_ray.launch", "discovr_ray.report"), ("discovr_ray.sweep", "discovr_ray.train")}
 # library -> where it may be imported at all
 HOMES = {
     "ray": ("discovr_ray.data.stream", "discovr_ray.launch", "jobs", "benchmarks"),

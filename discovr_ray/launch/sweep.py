@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ray.tune
 from optuna.trial import TrialState
+from ray.tune.experiment import Trial
 
 from discovr_ray.config import derive_plan
 from discovr_ray.data import storage
@@ -26,11 +27,11 @@ from discovr_ray.launch.sweep_search import RungScheduler, StudySearch
 from discovr_ray.launch.sweep_trial import TrialTask, run_trial
 from discovr_ray.sweep.book import Book
 from discovr_ray.sweep.dimension import Values
-from discovr_ray.sweep.folder import REPORT_FILE, SWEEP_FILE, TRIALS_FOLDER
+from discovr_ray.sweep.folder import REPORT_FILE, SWEEP_FILE, run_name
 from discovr_ray.sweep.objective import measured
 from discovr_ray.sweep.space import describe
 from discovr_ray.sweep.spec import Sweep, spec_text
-from discovr_ray.sweep.study import open_study, rungs_of, warm_starts
+from discovr_ray.sweep.study import find_study, open_study, rungs_of, warm_starts
 
 logger = logging.getLogger(__name__)
 
@@ -51,40 +52,54 @@ class SweepSummary:
     stopped_by: int | None  # signal number, when the sweep was asked to end early
 
 
-def run_sweep(sweep: Sweep, resume: bool = False, from_study: str = "") -> SweepSummary:
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep for which everything was checked that can be without a cluster."""
+
+    sweep: Sweep  # with its steps known
+    folder: str
+    first: tuple[Values, ...]  # what is tried first
+    resume: bool
+
+
+def prepare(sweep: Sweep, resume: bool = False, from_study: str = "") -> SweepPlan:
+    """Check the sweep; starts and writes nothing.
+
+    Args:
+        from_study: see `warm_starts`; "": none.
+    Errors:
+        SweepError, ConfigError, ManifestError, StorageError: impossible, or its name is taken.
+    """
+    storage.configure(sweep.config.storage)
+    name, folder = sweep.spec.name, sweep_folder(sweep)
+    if not resume and storage.exists(storage.join(folder, SWEEP_FILE)):
+        raise SweepError([f"name = {name!r}: {folder} already holds a sweep; choose another name, or --resume it"])
+    sweep = planned(sweep)
+    find_study(sweep, folder, resume)
+    points = [sweep.space.first(sweep.spec.first, sweep.config)]
+    return SweepPlan(sweep, folder, (*points, *(warm_starts(from_study, sweep.space) if from_study else ())), resume)
+
+
+def run_sweep(plan: SweepPlan) -> SweepSummary:
     """Run or continue a sweep; needs an initialised Ray (`ray_session.start_ray`).
 
     Errors:
-        SweepError, ConfigError, ManifestError, StorageError: refused before any trial starts.
+        SweepError, ConfigError, StorageError: refused before any trial starts.
     """
-    storage.configure(sweep.config.storage)
-    folder = sweep_folder(sweep)
-    refuse_taken_folder(folder, sweep.spec.name, resume)
-    sweep = planned(sweep)
+    sweep = plan.sweep
     check_cluster(sweep.config)
     refuse_too_many(sweep.config, alive_nodes(), sweep.spec.concurrent)
-    points = first_points(sweep, from_study)
     mine = new_claim(sweep.config.run.claim_timeout_s)
     flag = start_stop_flag(mine.start)
     try:
-        with hold(folder, mine, on_lost=lambda: ask_to_stop(flag)):
-            return _run(sweep, folder, points, resume, flag, mine.start)
+        with hold(plan.folder, mine, on_lost=lambda: ask_to_stop(flag)):
+            return _run(plan, flag, mine.start)
     except RunExistsError as error:
         raise SweepError([f"name = {sweep.spec.name!r}: another start of the sweep goes on now ({error})"]) from None
 
 
 def sweep_folder(sweep: Sweep) -> str:
     return storage.join(storage.absolute(sweep.spec.storage_path), sweep.spec.name)
-
-
-def refuse_taken_folder(folder: str, name: str, resume: bool) -> None:
-    """Cheap enough to come before Ray starts.
-
-    Errors:
-        SweepError: the name is taken.
-    """
-    if not resume and storage.exists(storage.join(folder, SWEEP_FILE)):
-        raise SweepError([f"name = {name!r}: {folder} already holds a sweep; choose another name, or --resume it"])
 
 
 def planned(sweep: Sweep) -> Sweep:
@@ -108,49 +123,30 @@ def planned(sweep: Sweep) -> Sweep:
     return dataclasses.replace(sweep, spec=spec, config=measured(config, sweep.objectives, steps))
 
 
-def first_points(sweep: Sweep, from_study: str) -> list[Values]:
-    """Trial 0, and what another study found best.
-
-    Errors:
-        SweepError: see `warm_starts`.
-    """
-    return [
-        sweep.space.first(sweep.spec.first, sweep.config),
-        *(warm_starts(from_study, sweep.space) if from_study else []),
-    ]
-
-
-def describe_sweep(sweep: Sweep, from_study: str = "") -> str:
-    """`--dry-run`: the checked sweep in words; starts nothing, writes nothing.
-
-    Errors:
-        SweepError, ConfigError, ManifestError, StorageError: what would also refuse the sweep itself, but for the
-            cluster's size and the study.
-    """
-    sweep = planned(sweep)
-    spec, run = sweep.spec, sweep.config.run
+def describe_sweep(plan: SweepPlan) -> str:
+    """Several lines for people, as `--dry-run` prints them."""
+    spec, run = plan.sweep.spec, plan.sweep.config.run
     end = [f"{spec.trials} trials"] * bool(spec.trials) + [f"{spec.hours:g} hours"] * bool(spec.hours)
     lines = [
-        f"sweep        {sweep_folder(sweep)}",
-        *(f"searched     {one.name}: {one.describe()}" for one in sweep.space.dimensions),
-        f"maximised    {', '.join(sweep.objectives)}",
-        f"steps        {', '.join(map(str, rungs_of(sweep)))}",
+        f"sweep        {plan.folder}",
+        *(f"searched     {one.name}: {one.describe()}" for one in plan.sweep.space.dimensions),
+        f"maximised    {', '.join(plan.sweep.objectives)}",
+        f"steps        {', '.join(map(str, rungs_of(plan.sweep)))}",
         f"until        {' or '.join(end)}",
-        f"each trial   {run.workers} x {run.cpus_per_worker:g} CPUs, {sweep.config.data.decode_cpus:g} to decode",
+        f"each trial   {run.workers} x {run.cpus_per_worker:g} CPUs, {plan.sweep.config.data.decode_cpus:g} to decode",
     ]
-    return "\n".join([*lines, *(f"tried first  {describe(point)}" for point in first_points(sweep, from_study))])
+    return "\n".join([*lines, *(f"tried first  {describe(values)}" for values in plan.first)])
 
 
-def _run(sweep: Sweep, folder: str, points: Sequence[Values], resume: bool, flag: Any, start: str) -> SweepSummary:
-    study = open_study(sweep, folder, resume)
+def _run(plan: SweepPlan, flag: Any, start: str) -> SweepSummary:
+    sweep, folder = plan.sweep, plan.folder
+    study = open_study(sweep, folder, plan.resume)
     storage.write_bytes(storage.join(folder, SWEEP_FILE), spec_text(sweep.spec).encode())
     book = Book(study, sweep)
     if not any(book.count().values()):
-        book.enqueue_first(points)
-    data_home = dataclasses.replace(
-        sweep.config, run=dataclasses.replace(sweep.config.run, storage_path=storage.join(folder, TRIALS_FOLDER))
-    )
-    config = embedded_manifest(data_home)
+        book.enqueue_first(plan.first)
+    shared = dataclasses.replace(sweep.config.run, storage_path=storage.absolute(sweep.spec.storage_path))
+    config = embedded_manifest(dataclasses.replace(sweep.config, run=shared))  # one data set for all its sweeps
     keep_statistics_here()
     task = TrialTask(config.to_dict(), folder, tuple(book.rungs), sweep.objectives, storage.access(), flag)
     signals: list[int] = []
@@ -194,6 +190,8 @@ def _tuner(
     sweep: Sweep, folder: str, start: str, book: Book, task: TrialTask, on_end: Callable[[], None]
 ) -> ray.tune.Tuner:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # each trial's run has its own records
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the book tells what happens
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # its remarks on those records, and on every try
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     filesystem, path = storage.arrow_filesystem(storage.join(folder, TUNE_FOLDER))
     errors: dict[str, str] = {}
@@ -209,6 +207,8 @@ def _tuner(
             num_samples=-1,  # until the book has no more
             max_concurrent_trials=sweep.spec.concurrent or trials_at_once(sweep.config, alive_nodes()),
             reuse_actors=True,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
         ),
         run_config=ray.tune.RunConfig(
             name=start,
@@ -218,6 +218,10 @@ def _tuner(
             verbose=0,
         ),
     )
+
+
+def _name(trial: Trial) -> str:
+    return run_name(int(trial.config["number"]))
 
 
 def write_report(folder: str, database: str) -> str:

@@ -7,7 +7,9 @@ the book's to say: Tune's own OptunaSearch loses the study when a driver is kill
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -78,15 +80,15 @@ class RungScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Called for every try; the searcher hears of the last one."""
-        error = trial.get_error()
-        self._errors[trial.trial_id] = cause = last_line(str(error))
+        path = Path(trial.error_file or "")  # of all tries; Tune's own look at it sees the storage's older copy
+        self._errors[trial.trial_id] = cause = last_error(path.read_text() if path.is_file() else "")
         logger.warning("trial %d has failed: %s", int(trial.config["number"]), cause)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-def last_line(text: str) -> str:
-    """Of a traceback: the error itself."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"
+def last_error(text: str) -> str:
+    """Of tracebacks, one behind the other: the line that names the last error."""
+    named = re.findall(r"^(?:\w+\.)*(\w*(?:Error|Exception)\b.*)$", text, re.MULTILINE)
+    return str(named[-1]) if named else "no reason given"

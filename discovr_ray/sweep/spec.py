@@ -18,6 +18,7 @@ from discovr_ray.errors import ConfigError, SweepError
 from discovr_ray.sweep.objective import QUALITY, resolve
 from discovr_ray.sweep.space import Space, parse_space
 
+OWN_FIELDS = ("run.name", "run.storage_path", "run.resume")  # of a trial; name and storage_path of a sweep are others
 STRICT = {"extra": "forbid", "strict": True}  # read by pydantic when a file is loaded
 
 
@@ -177,6 +178,11 @@ def _check(spec: SweepSpec) -> list[str]:
         problems.append(f"name = {spec.name!r}: must be letters, digits, '.', '_' and '-' (it names a folder)")
     if not spec.trials and not spec.hours:
         problems.append("trials = 0: must be above 0 where hours = 0; a sweep needs an end")
+    problems += [
+        f"overrides: {override}: a sweep sets that for each trial"
+        for override in spec.overrides
+        if override.partition("=")[0] in OWN_FIELDS
+    ]
     if spec.storage and "://" not in spec.storage:
         problems.append(f"storage = {spec.storage!r}: must be a database's URL, as postgresql://user@host/database")
     if not spec.storage and "://" in spec.storage_path:

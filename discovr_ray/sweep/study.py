@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 import yaml
 from optuna.exceptions import ExperimentalWarning
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,11 +21,12 @@ from discovr_ray.errors import SweepError
 from discovr_ray.randomness import Purpose, hash_words
 from discovr_ray.sweep.asha import rungs
 from discovr_ray.sweep.dimension import Values
-from discovr_ray.sweep.folder import FINGERPRINT, OBJECTIVES, RUNGS, SWEEP_FILE, database_url
+from discovr_ray.sweep.folder import DATABASE_FILE, FINGERPRINT, OBJECTIVES, RUNGS, SWEEP_FILE, database_url
 from discovr_ray.sweep.space import Space
 from discovr_ray.sweep.spec import Search, Sweep, masked
 
 SECTIONS_THAT_MAY_CHANGE = ("run", "storage", "checkpoint")  # between two starts of a sweep; not run.seed
+DATABASES = ("sqlite", "postgresql", "mysql", "mariadb")  # kinds in URLs
 WAIT_S = 10  # for a database's answer
 TIMEOUT_NAMES = {"postgresql": "connect_timeout", "mysql": "connect_timeout", "sqlite": "timeout"}
 
@@ -35,6 +37,7 @@ def connect(url: str) -> optuna.storages.RDBStorage:
     Errors:
         SweepError: no such kind of database, no driver for it, nobody answers, or no right to use it.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the book tells what happens
     try:
         backend = make_url(url).get_backend_name()
         options = {TIMEOUT_NAMES[backend]: 60 if backend == "sqlite" else WAIT_S} if backend in TIMEOUT_NAMES else {}
@@ -48,33 +51,47 @@ def connect(url: str) -> optuna.storages.RDBStorage:
         raise SweepError([f"storage = {masked(url)}: cannot be used: {reason}"]) from None
 
 
+def find_study(sweep: Sweep, folder: str, resume: bool) -> optuna.Study | None:
+    """The sweep's study if it is there and may be continued. Makes nothing but tables in a database that is named.
+
+    Errors:
+        SweepError: see `connect`; a study of this name is there without `resume`, another sweep made it, or it is gone.
+    """
+    name, url = sweep.spec.name, database_url(folder, sweep.spec.storage)
+    begun = storage.exists(storage.join(folder, SWEEP_FILE))
+    can_be_there = bool(sweep.spec.storage) or storage.exists(storage.join(folder, DATABASE_FILE))
+    database = connect(url) if can_be_there else None
+    if database is None or name not in optuna.get_all_study_names(database):
+        if begun and resume:
+            raise SweepError([f"name = {name!r}: {folder} holds a sweep, but {masked(url)} has no study of it"])
+        return None
+    if not resume:
+        raise SweepError([f"name = {name!r}: the storage has a study of this name; choose another, or --resume it"])
+    study = optuna.load_study(study_name=name, storage=database)
+    found, wanted = study.user_attrs.get(FINGERPRINT) or {}, fingerprints(sweep)
+    if problems := [
+        f"{part}: not that of the study {name!r}; another sweep needs another name"
+        for part in wanted
+        if found.get(part) != wanted[part]
+    ]:
+        raise SweepError(problems)
+    return study
+
+
 def open_study(sweep: Sweep, folder: str, resume: bool) -> optuna.Study:
     """The sweep's study, made unless it is there.
 
     Errors:
-        SweepError: see `connect`; a study of this name is there without `resume`, or another sweep made it.
+        SweepError: see `find_study`.
     """
-    name = sweep.spec.name
+    if study := find_study(sweep, folder, resume):
+        return study
     database = connect(database_url(folder, sweep.spec.storage))
-    is_there = name in optuna.get_all_study_names(database)
-    if is_there and not resume:
-        raise SweepError([f"name = {name!r}: the storage has a study of this name; choose another, or --resume it"])
-    study = (
-        optuna.create_study(
-            study_name=name, storage=database, directions=["maximize"] * len(sweep.objectives), load_if_exists=True
-        )
-        if not is_there
-        else optuna.load_study(study_name=name, storage=database)
-    )
-    found, wanted = study.user_attrs.get(FINGERPRINT), fingerprints(sweep)
-    if is_there and found != wanted:
-        parts = [part for part in wanted if (found or {}).get(part) != wanted[part]]
-        raise SweepError(
-            [f"{part}: not that of the study {name!r}; choose another name for another sweep" for part in parts]
-        )
+    directions = [StudyDirection.MAXIMIZE] * len(sweep.objectives)
+    study = optuna.create_study(study_name=sweep.spec.name, storage=database, directions=directions)
     study.set_user_attr(OBJECTIVES, list(sweep.objectives))
     study.set_user_attr(RUNGS, rungs_of(sweep))
-    study.set_user_attr(FINGERPRINT, wanted)
+    study.set_user_attr(FINGERPRINT, fingerprints(sweep))
     return study
 
 
@@ -145,15 +162,19 @@ def warm_starts(source: str, space: Space, most: int = 5) -> list[Values]:
 
 
 def _find_study(source: str) -> optuna.Study:
-    if storage.exists(storage.join(source, SWEEP_FILE)):
-        spec = yaml.safe_load(storage.read_bytes(storage.join(source, SWEEP_FILE)))
-        if "***" in spec["storage"]:
-            raise SweepError([f"--from-study {source}: its storage {spec['storage']} needs a password; give its URL"])
-        return load_study(source, spec["name"], spec["storage"])
+    if not source.startswith(DATABASES):
+        return _study_in_folder(source)
     url, _, name = source.partition("::")
-    if "://" not in url:
-        raise SweepError([f"--from-study {source}: no URL, and no sweep's folder, which would have a {SWEEP_FILE}"])
     names = optuna.get_all_study_names(connect(url))
     if not name and len(names) != 1:
         raise SweepError([f"--from-study {masked(url)}: has {len(names)} studies; name one with URL::name"])
     return load_study("", name or names[0], url)
+
+
+def _study_in_folder(folder: str) -> optuna.Study:
+    if not storage.exists(storage.join(folder, SWEEP_FILE)):
+        raise SweepError([f"--from-study {folder}: no database's URL, and no sweep's folder with a {SWEEP_FILE}"])
+    spec = yaml.safe_load(storage.read_bytes(storage.join(folder, SWEEP_FILE)))
+    if "***" in spec["storage"]:
+        raise SweepError([f"--from-study {folder}: its storage {spec['storage']} needs a password; give its URL"])
+    return load_study(folder, spec["name"], spec["storage"])
