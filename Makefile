@@ -14,7 +14,7 @@ MARKERS ?= $(if $(ALL),(slow or not slow),not (slow and chaos))$(if $(BROWSER),,
 SWEEP_ARGS ?=
 DEMO = $(shell name=demo; n=2; while [ -e runs/$$name ]; do name=demo-$$n; n=$$((n + 1)); done; echo $$name)
 
-.PHONY: help setup demo sweep test test-fast lint submit bench fuzz chaos clean
+.PHONY: help setup demo sweep dashboard test test-fast lint submit bench fuzz chaos clean
 
 help: ## list the targets
 	@echo "discovr-ray: make TARGET"
@@ -39,6 +39,10 @@ demo: setup ## pretrain on synthetic echo with two CPU workers (about 10 minutes
 
 sweep: setup ## search K, EMA momentum and w_scd on synthetic echo, 8 trials (under 10 minutes on 2 idle cores)
 	$(RUN) jobs/sweep.py sweeps/demo.yaml $(SWEEP_ARGS)
+
+dashboard: setup ## look at a sweep in a browser: SWEEP=runs/sweeps/demo (optuna-dashboard and TensorBoard, Ctrl-C ends both)
+	@$(if $(SWEEP),,$(error SWEEP is missing: make dashboard SWEEP=runs/sweeps/demo, the folder of a sweep))
+	@$(RUN) jobs/dashboard.py "$(SWEEP)"
 
 test: setup ## run the tests (about 20 minutes on 2 cores); ALL=1: the long ones, too; PYTEST_ARGS="-k config" selects some
 	@echo "test: $(if $(ALL),all tests: half an hour,about 20 minutes) on 2 cores$(if $(BROWSER),, (no Chromium here: the browser test is left out))"
