@@ -11,9 +11,10 @@ BROWSER := $(shell command -v chromium || command -v chromium-browser || command
 # `make test` leaves out the minutes in which nodes and processes are killed again and again; ALL=1, as CI has it, does not
 MARKERS ?= $(if $(ALL),(slow or not slow),not (slow and chaos))$(if $(BROWSER),, and not browser)
 # runs/demo, or the first free of runs/demo-2, runs/demo-3 ...: no run is ever overwritten
+SWEEP_ARGS ?=
 DEMO = $(shell name=demo; n=2; while [ -e runs/$$name ]; do name=demo-$$n; n=$$((n + 1)); done; echo $$name)
 
-.PHONY: help setup demo test test-fast lint submit bench fuzz chaos clean
+.PHONY: help setup demo sweep dashboard test test-fast lint submit bench fuzz chaos clean
 
 help: ## list the targets
 	@echo "discovr-ray: make TARGET"
@@ -35,6 +36,13 @@ demo: setup ## pretrain on synthetic echo with two CPU workers (about 10 minutes
 	$(RUN) jobs/pretrain.py --config demo run.name=$$name && \
 	echo "demo: the encoder is in  runs/$$name/encoder.safetensors  (README.md shows how to load it)" && \
 	echo "demo: open the report in a browser:  runs/$$name/report.html"
+
+sweep: setup ## search K, EMA momentum and w_scd on synthetic echo, 8 trials (under 10 minutes on 2 idle cores)
+	$(RUN) jobs/sweep.py sweeps/demo.yaml $(SWEEP_ARGS)
+
+dashboard: setup ## look at a sweep in a browser: SWEEP=runs/sweeps/demo (optuna-dashboard and TensorBoard, Ctrl-C ends both)
+	@$(if $(SWEEP),,$(error SWEEP is missing: make dashboard SWEEP=runs/sweeps/demo, the folder of a sweep))
+	@$(RUN) jobs/dashboard.py "$(SWEEP)"
 
 test: setup ## run the tests (about 20 minutes on 2 cores); ALL=1: the long ones, too; PYTEST_ARGS="-k config" selects some
 	@echo "test: $(if $(ALL),all tests: half an hour,about 20 minutes) on 2 cores$(if $(BROWSER),, (no Chromium here: the browser test is left out))"
