@@ -12,10 +12,12 @@ class DiscovrError(Exception):
 class ConfigError(DiscovrError):
     """A configuration that cannot run. `problems` lists every violated rule, one line each."""
 
+    place = "configuration"
+
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
         count = len(self.problems)
-        head = f"{count} problem{'s' if count != 1 else ''} in the configuration:"
+        head = f"{count} problem{'s' if count != 1 else ''} in the {self.place}:"
         super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
@@ -76,6 +78,12 @@ class EvaluationError(DiscovrError):
 
 class RunExistsError(DiscovrError):
     """A run of this name already exists at the storage path and `run.resume` is off, or it is going on now."""
+
+
+class SweepError(ConfigError):
+    """A sweep that cannot be run: its file, space, storage, name or size."""
+
+    place = "sweep"
 
 
 class RunTakenError(DiscovrError):

@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     CROP = 3
     VIDEO_MASK = 4
     IMAGE_MASK = 5
+    SAMPLER = 6  # of a sweep
 
 
 def clip_key(clip_id: str) -> int:

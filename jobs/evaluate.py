@@ -27,6 +27,7 @@ from discovr_ray.evaluate.settings import DEFAULT_NUMBER, ProbeSettings
 from discovr_ray.evaluate.targets import ClassRule
 from discovr_ray.launch.encode_videos import EmbedOptions
 from discovr_ray.launch.evaluate import EvaluationSummary, carry_out, prepare
+from discovr_ray.launch.further import further_for
 from discovr_ray.launch.logs import show_progress
 from discovr_ray.report.probe_sections import main_table
 
@@ -117,11 +118,12 @@ def main() -> int:
         storage.configure(load_config("demo", [f"storage.{item}" for item in arguments.storage]).storage)
         options = EmbedOptions(**{item.name: getattr(arguments, item.name) for item in fields(EmbedOptions)})
         prepared = prepare(arguments.manifest, arguments.encoder, arguments.output, settings(arguments), options)
+        further = further_for(prepared)
     except DiscovrError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
     try:
-        show(carry_out(prepared))
+        show(carry_out(prepared, further))
     except DiscovrError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1

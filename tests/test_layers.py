@@ -28,12 +28,14 @@ LAYERS = {
     "discovr_ray.train": 3,
     "discovr_ray.evaluate": 3,
     "discovr_ray.exchange": 3,
+    "discovr_ray.sweep": 3,
     "discovr_ray.launch": 4,
     "discovr_ray.report": 4,
     "jobs": 5,
     "benchmarks": 5,
 }
-SIDEWAYS = {("discovr_ray.launch", "discovr_ray.report")}  # the one arrow inside a layer: a run writes its report
+# the arrows inside a layer: a run writes its report; a sweep judges a trial by the signs of collapse of training
+SIDEWAYS = {("discovr_ray.launch", "discovr_ray.report"), ("discovr_ray.sweep", "discovr_ray.train")}
 # library -> where it may be imported at all
 HOMES = {
     "ray": ("discovr_ray.data.stream", "discovr_ray.launch", "jobs", "benchmarks"),

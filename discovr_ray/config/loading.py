@@ -26,7 +26,7 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
     Errors:
         ConfigError: the file cannot be read, or any key, type or combination is wrong; lists all of them.
     """
-    values = _read_yaml(source)
+    values = read_yaml(source)
     problems = [problem for override in overrides for problem in _apply_override(values, override)]
     return _parse(values, problems)
 
@@ -38,6 +38,11 @@ def parse_config(values: Mapping[str, Any]) -> Config:
         ConfigError: unknown keys (with the nearest valid name), wrong types, impossible combinations; all together.
     """
     return _parse(values, [])
+
+
+def check_types(values: Mapping[str, Any]) -> list[str]:
+    """Unknown keys, with the nearest valid name, and wrong types, one line each; no other rule."""
+    return _validate(dict(values))[1]
 
 
 def preset_names() -> list[str]:
@@ -98,7 +103,7 @@ def _resolve(config: Config) -> Config:
     return dataclasses.replace(config, model=model)
 
 
-class _Loader(yaml.SafeLoader):
+class YamlLoader(yaml.SafeLoader):
     """YAML 1.1 with three surprises taken out: 1e-6 is a number, a date is text, and no key stands twice."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own attribute)
@@ -114,14 +119,19 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
+YamlLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
 
 
-def _read_yaml(source: str | Path) -> dict[str, Any]:
+def read_yaml(source: str | Path) -> dict[str, Any]:
+    """A preset's or a file's mapping, unchecked.
+
+    Errors:
+        ConfigError: not there, not readable, or no mapping.
+    """
     path = PRESET_DIR / f"{source}.yaml" if str(source) in preset_names() else Path(source)
     try:
         text = path.read_text()
@@ -130,7 +140,7 @@ def _read_yaml(source: str | Path) -> dict[str, Any]:
         known = ", ".join(preset_names())
         raise ConfigError([f"config {str(source)!r}: no preset ({known}) and not a readable file: {reason}"]) from None
     try:
-        values = yaml.load(text, Loader=_Loader)
+        values = yaml.load(text, Loader=YamlLoader)
     except yaml.YAMLError as error:
         raise ConfigError([f"config {str(source)!r}: not valid YAML: {error}"]) from None
     if values is None:
@@ -161,7 +171,7 @@ def _override_value(section_name: str, name: str, text: str) -> Any:
     """YAML, but for text fields: to YAML, ` #` in a path starts a comment, and a run named 2024 is a number."""
     if _is_text(section_name, name) and not _is_quoted(text):
         return text
-    return yaml.load(text, Loader=_Loader) if text else ""
+    return yaml.load(text, Loader=YamlLoader) if text else ""
 
 
 def _is_text(section_name: str, name: str) -> bool:

@@ -21,6 +21,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "data.image_size": (1, None),
     "data.max_bad_fraction": (0, 1),
     "data.decode_cpus": (0.1, None),
+    "data.max_decode_cpus": (0, None),
     "data.prefetch_batches": (1, None),
     "storage.attempts": (1, 20),
     "storage.outage_patience_s": (0, None),
@@ -80,6 +81,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "run.workers": (1, None),
     "run.resize_interval_s": (1, None),
     "run.cpus_per_worker": (0.01, None),
+    "run.gpus_per_worker": (0.01, 1),
     "run.threads_per_worker": (0, None),
     "run.log_every_steps": (1, None),
     "run.price_per_hour": (0, None),
@@ -146,8 +148,9 @@ def check_resources(config: Config, nodes: Sequence[NodeRoom]) -> list[str]:
             "would wait for ever"
         )
     gpus = sum(node.gpus for node in workers)
-    if run.use_gpu and run.min_workers > gpus:
-        problems.append(f"run.workers = {run.min_workers}: each needs a GPU and the cluster has {gpus:g}")
+    if run.use_gpu and run.min_workers * run.gpus_per_worker > gpus + 1e-6:
+        each = "a GPU" if run.gpus_per_worker == 1 else f"{run.gpus_per_worker:g} GPUs"
+        problems.append(f"run.workers = {run.min_workers}: each needs {each} and the cluster has {gpus:g}")
     return problems
 
 
@@ -199,6 +202,16 @@ def _check_values(config: Config) -> list[str]:
         problems.append("loss.w_vid = loss.w_img = loss.w_scd = 0: at least one must be above 0")
     if config.probe.every_steps > 0 and not config.probe.label:
         problems.append(f"probe.label = '': must name a label where probe.every_steps = {config.probe.every_steps}")
+    if 0 < data.max_decode_cpus < data.decode_cpus:
+        problems.append(
+            f"data.max_decode_cpus = {data.max_decode_cpus:g}: must be 0 or at least data.decode_cpus = "
+            f"{data.decode_cpus:g}"
+        )
+    if config.run.gpus_per_worker < 1 and config.run.max_workers > 1:
+        problems.append(
+            f"run.gpus_per_worker = {config.run.gpus_per_worker:g}: must be 1 where run.workers = "
+            f"{config.run.workers}; NCCL takes no two workers of a run on one GPU"
+        )
     patience_s = config.storage.outage_patience_s
     problems += [
         f"{key} = {_value(config, key):g}: must be 0 or above storage.outage_patience_s = {patience_s:g}; a storage "

@@ -35,6 +35,7 @@ class DataConfig:
     decoder: Literal["auto", "decord"] = "auto"  # auto: libjpeg for Motion-JPEG, else FFmpeg; decord: to compare with
     max_bad_fraction: float = 0.001  # share of the manifest's clips that may fail before the run stops
     decode_cpus: float = 1.0  # CPUs that must stay free for decoding; on a cluster that grows, what it is to grow to
+    max_decode_cpus: float = 0.0  # CPUs that decoding may take at most; 0: all that training leaves free
     decode_node_labels: dict[str, str] = field(default_factory=dict)  # decode on nodes with all of these Ray labels
     prefetch_batches: int = 4  # micro-batches decoded ahead, per worker
 
@@ -223,6 +224,7 @@ class RunConfig:
     resize_interval_s: float = 60.0  # with [min, max]: how often to look whether another number of workers fits
     use_gpu: bool = False  # CUDA and NCCL; else CPU and gloo
     cpus_per_worker: float = 1.0  # CPUs that Ray sets aside for each
+    gpus_per_worker: float = 1.0  # with use_gpu; below 1, runs of one worker share a GPU
     worker_node_labels: dict[str, str] = field(default_factory=dict)  # train on nodes with all of these Ray labels
     threads_per_worker: int = 0  # torch threads; 0: int(cpus_per_worker), at least 1; with use_gpu torch's own number
     log_every_steps: int = 10  # optimiser steps between two lines of metrics

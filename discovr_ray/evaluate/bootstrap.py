@@ -86,6 +86,12 @@ def draw_for_numbers(
     return _draw(patient, num_resamples, seed, differ, "has videos of two values")
 
 
+def draw_for_means(patient_ids: npt.NDArray[np.str_], num_resamples: int, seed: int) -> Resamples:
+    """The same for means over videos or frames, which every draw has."""
+    patient = np.unique(patient_ids, return_inverse=True)[1]
+    return _draw(patient, num_resamples, seed, lambda drawn: np.ones(len(drawn), bool), "")
+
+
 def values_of(metric: Callable[[Weights], float], resamples: Resamples) -> npt.NDArray[np.float64]:
     """The metric of every draw, [R]."""
     return np.array([metric(weights) for weights in resamples])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy
@@ -13,7 +14,7 @@ import sklearn
 
 from discovr_ray.data import storage
 from discovr_ray.evaluate.probes import Probe
-from discovr_ray.evaluate.results import Result, to_plain
+from discovr_ray.evaluate.results import to_plain
 from discovr_ray.evaluate.settings import ProbeSettings
 from discovr_ray.evaluate.splits import Problem
 
@@ -22,13 +23,20 @@ logger = logging.getLogger(__name__)
 VERSION = 1  # of what probes compute; another one makes kept results worthless
 
 
+class Kind(NamedTuple):
+    """Of a result that is no probe's: its name, and how it comes back from plain values."""
+
+    name: str
+    from_plain: Callable[..., Any]
+
+
 class KeptResults:
     """A folder with one file for each model and probe."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
 
-    def get(self, model: str, probe: Probe, key: str) -> Result | None:
+    def get(self, model: str, probe: Probe | Kind, key: str) -> Any:
         """The result of this key; None when there is none, or another one, or its file is damaged."""
         uri = self.uri_of(model, probe)
         if not storage.exists(uri):
@@ -40,11 +48,11 @@ class KeptResults:
             logger.warning("%s is damaged and computed again: %r", uri, error)
             return None
 
-    def put(self, model: str, probe: Probe, key: str, result: Result) -> None:
+    def put(self, model: str, probe: Probe | Kind, key: str, result: Any) -> None:
         content = {"key": key, "model": model, "probe": probe.name, "result": to_plain(result)}
         storage.write_bytes(self.uri_of(model, probe), json.dumps(content, allow_nan=False).encode())
 
-    def uri_of(self, model: str, probe: Probe) -> str:
+    def uri_of(self, model: str, probe: Probe | Kind) -> str:
         return storage.join(self._uri, model, f"{probe.name}.json")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -17,12 +17,14 @@ def map_blocks(
     arguments: Sequence[Any],
     max_retries: int,
     max_lost_blocks: int = -1,
+    resources: Mapping[str, float] | None = None,
 ) -> Iterator[pa.Table]:
     """work(block, *arguments) of every block, in order; a block whose process died is left out.
 
     Args:
         max_retries: times that a block is tried again after a death. Ray Data's own default is for ever.
         max_lost_blocks: -1 is any number.
+        resources: num_cpus and num_gpus of each process; one CPU without them.
     Errors:
         RayError: more blocks were lost.
     """
@@ -36,6 +38,7 @@ def map_blocks(
             batch_format="pyarrow",
             fn_args=list(arguments),
             ray_remote_args_fn=lambda: {"max_retries": max_retries},
+            **(resources or {}),
         )
     set_up(found, max_lost_blocks)
     found.context.execution_options.preserve_order = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pyarrow as pa
 
@@ -25,14 +26,22 @@ def describe_run(config: Config) -> str:
     """
     config = absolute_paths(config)
     refuse_taken_name(config)
-    if config.data.manifest == "synthetic":
-        num_clips = _num_embedded_clips(config)
-    else:
-        clips = load_clips(config)
-        check_resume(config, clips)
-        num_clips = clips.num_rows
+    num_clips = number_of_clips(config, check_resume)
     check_start_weights(config, run_uri(config))
     return "\n".join([*_plan_lines(config, derive_plan(config, num_clips), run_uri(config)), *_memory_lines(config)])
+
+
+def number_of_clips(config: Config, check: Callable[[Config, pa.Table], None] = lambda config, clips: None) -> int:
+    """That the run uses, without making any; `check` is called with those that are there.
+
+    Errors:
+        ConfigError, ManifestError: see `load_clips`.
+    """
+    if config.data.manifest == "synthetic":
+        return _num_embedded_clips(config)
+    clips = load_clips(config)
+    check(config, clips)
+    return int(clips.num_rows)
 
 
 def _num_embedded_clips(config: Config) -> int:

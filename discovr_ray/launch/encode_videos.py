@@ -107,7 +107,7 @@ def encode_videos(
         FeaturesError: the encoder gave a value that is not finite; names the video.
         StreamError: storage that did not answer, or workers that could not work. What is done stays done.
     """
-    workers = _num_workers(options)
+    workers = num_workers(options)
     folder.reopen()
     in_store = ray.put(encoder)
     videos = videos.append_column("index", pa.array(range(videos.num_rows), pa.int64()))
@@ -132,7 +132,7 @@ def encode_videos(
     return [answers.get(index, LOST) for index in range(videos.num_rows)]
 
 
-def _num_workers(options: EmbedOptions) -> int:
+def num_workers(options: EmbedOptions) -> int:
     """Actors to start; one CPU is kept for decoding.
 
     Errors:

@@ -131,7 +131,7 @@ def carry_out(prepared: Prepared, further: Sequence[Further] = ()) -> Evaluation
         place_rows=rows,
         versions=library_versions(),
     )
-    found = {item.name: item.run(prepared) for item in further}
+    found = _run_all(prepared, further)
     sections = [section for _, parts in found.values() for section in parts]
     cases = case_sections(evaluation, prepared.clips)
     page = evaluation_page(evaluation, cases, sections, datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
@@ -139,6 +139,13 @@ def carry_out(prepared: Prepared, further: Sequence[Further] = ()) -> Evaluation
     plain = {**evaluation.to_plain(), "further": {name: to_plain(values) for name, (values, _) in found.items()}}
     storage.write_bytes(results_uri, (json.dumps(plain, indent=1, allow_nan=False) + "\n").encode())
     return EvaluationSummary(evaluation, results_uri, report_uri)
+
+
+def _run_all(prepared: Prepared, further: Sequence[Further]) -> dict[str, tuple[Mapping[str, Any], Sequence[Section]]]:
+    if not further:
+        return {}
+    with ray_session():  # one for all
+        return {item.name: item.run(prepared) for item in further}
 
 
 def _embed_all(prepared: Prepared) -> dict[str, Features]:

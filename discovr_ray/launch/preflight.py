@@ -24,6 +24,7 @@ CONFIG_FILE = "config.yaml"
 FREE_ON_RESUME = {
     "data.manifest",  # the clips themselves are compared
     "data.decode_cpus",
+    "data.max_decode_cpus",
     "data.decode_node_labels",
     "data.prefetch_batches",
     "data.max_bad_fraction",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import ray
 
@@ -26,9 +27,18 @@ def start_ray(dashboard: bool = False) -> None:
     context = ray.init(
         address="local", include_dashboard=dashboard, dashboard_host="127.0.0.1", logging_level=logging.WARNING
     )
+    _keep_token_private()
     logger.info("started Ray on this machine with %g CPUs", ray.cluster_resources().get("CPU", 0.0))
     if dashboard:
         logger.info("Ray's dashboard: http://%s", context.dashboard_url)
+
+
+def _keep_token_private() -> None:
+    """Ray makes a token for the clusters of this machine, and lets all its users read the file."""
+    token = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # none was made, or it is somebody else's
+        if token.stat().st_mode & 0o077:
+            token.chmod(0o600)
 
 
 @contextmanager

@@ -139,6 +139,17 @@ def run_interruptible(work: Callable[[], Value], on_interrupt: Callable[[int], N
 
     Ray Train replaces the SIGINT handler when it is started from the main thread, and would abort without a checkpoint.
     """
+    with interrupts() as seen:
+        return run_watched(work, lambda: seen.signal_number, on_interrupt, every_s=0.2)
+
+
+def run_watched(
+    work: Callable[[], Value], asked: Callable[[], int | None], on_asked: Callable[[int], None], every_s: float
+) -> Value:
+    """Run `work` in a thread and look every so many seconds whether a stop is `asked` for; `on_asked` is called once.
+
+    For processes whose signals are not ours to take, such as a trial's.
+    """
     outcome: list[Value] = []
     failure: list[BaseException] = []
 
@@ -149,14 +160,13 @@ def run_interruptible(work: Callable[[], Value], on_interrupt: Callable[[int], N
             failure.append(error)
 
     thread = threading.Thread(target=call, name="discovr-train", daemon=True)
-    with interrupts() as seen:
-        thread.start()
-        told = False
-        while thread.is_alive():
-            thread.join(0.2)
-            if seen.signal_number is not None and not told:
-                told = True
-                on_interrupt(seen.signal_number)
+    thread.start()
+    told = False
+    while thread.is_alive():
+        thread.join(every_s)
+        if not told and (number := asked()) is not None:
+            told = True
+            on_asked(number)
     if failure:
         raise failure[0]
     return outcome[0]

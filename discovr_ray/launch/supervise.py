@@ -93,7 +93,7 @@ class Supervisor:
 
 def _trainer(config: Config, task: WorkerTask, max_failures: int) -> TorchTrainer:
     run = config.run
-    resources = {"CPU": run.cpus_per_worker} | ({"GPU": 1.0} if run.use_gpu else {})
+    resources = {"CPU": run.cpus_per_worker} | ({"GPU": run.gpus_per_worker} if run.use_gpu else {})
     filesystem, path = storage.arrow_filesystem(run.storage_path)
     if run.min_workers < run.max_workers:
         os.environ.setdefault(START_TIMEOUT_VARIABLE, str(ELASTIC_START_TIMEOUT_S))

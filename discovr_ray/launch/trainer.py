@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from discovr_ray.launch.preflight import (
 )
 from discovr_ray.launch.session import WorkerTask
 from discovr_ray.launch.start_weights import check_start_weights
-from discovr_ray.launch.stop import ask_to_stop, run_interruptible, start_stop_flag
+from discovr_ray.launch.stop import ask_to_stop, run_interruptible, run_watched, start_stop_flag
 from discovr_ray.launch.supervise import Supervisor
 from discovr_ray.launch.usage import Cost, cost_of_run
 from discovr_ray.report.run_report import write_report
@@ -49,9 +50,12 @@ class RunSummary:
     cost: Cost
 
 
-def pretrain(config: Config) -> RunSummary:
+def pretrain(config: Config, asked: Callable[[], int | None] | None = None) -> RunSummary:
     """Run or continue a pretraining run; needs an initialised Ray (`ray_session.start_ray`).
 
+    Args:
+        asked: looked at every second, for the number of a signal that somebody else took, to end early; None: take
+            signals here, which only a main thread can.
     Errors:
         ConfigError, ManifestError, RunExistsError, StorageError: refused before any worker starts.
         RunTakenError: another start has taken the run over, since this one gave no sign of life.
@@ -76,13 +80,13 @@ def pretrain(config: Config) -> RunSummary:
         keep_statistics_here()
         sha256 = fingerprint(clips)
         task = WorkerTask(config.to_dict(), uri, storage.access(), sha256, stop_flag, mine.start, init_sha256)
-        steps, stopped_by = _train(config, task)
+        steps, stopped_by = _train(config, task, asked)
         if not still_held():
             raise RunTakenError(f"{uri}: another start of the job has taken this run over")
         return _collect(config, plan, steps, stopped_by)
 
 
-def _train(config: Config, task: WorkerTask) -> tuple[int, int | None]:
+def _train(config: Config, task: WorkerTask, asked: Callable[[], int | None] | None) -> tuple[int, int | None]:
     """Steps done, and the number of the signal that ended training before its end."""
     signals: list[int] = []
     supervisor = Supervisor(config, task, lambda: bool(signals))
@@ -93,7 +97,10 @@ def _train(config: Config, task: WorkerTask) -> tuple[int, int | None]:
         ask_to_stop(task.stop_flag)
 
     try:
-        result = run_interruptible(supervisor.run, on_interrupt)
+        if asked:
+            result = run_watched(supervisor.run, asked, on_interrupt, every_s=1.0)
+        else:
+            result = run_interruptible(supervisor.run, on_interrupt)
         if result.error:
             raise result.error
     except RunTakenError:

@@ -19,6 +19,7 @@ class Chart(NamedTuple):
     title: str
     note: str
     figure: Figure
+    wide: bool = False  # over the whole page
 
 
 class Curve(NamedTuple):

@@ -126,11 +126,12 @@ def _chart(run: RunFiles, panel: curves.Panel) -> str:
     return chart(panel.slug, panel.title, panel.note, curves.figure(run, panel))
 
 
-def chart(slug: str, title: str, note: str, figure: curves.Figure) -> str:
-    """A figure in its frame; title and note are HTML."""
+def chart(slug: str, title: str, note: str, figure: curves.Figure, wide: bool = False) -> str:
+    """A figure in its frame, or in one over the whole page; title and note are HTML."""
     content = json.dumps(figure).replace("<", "\\u003c")  # keeps "</script>" out of the text
     return (
-        f'<div class="chart"><h3>{title}</h3><p class="note">{note}</p><div class="plot" id="plot-{slug}"></div>'
+        f'<div class="chart{" wide" * wide}"><h3>{title}</h3><p class="note">{note}</p>'
+        f'<div class="plot" id="plot-{slug}"></div>'
         f'<script type="application/json" class="figure" data-target="plot-{slug}">{content}</script></div>'
     )
 
@@ -143,7 +144,7 @@ def _learnt(run: RunFiles) -> list[tuple[str, str, str]]:
 
 
 def charts(items: Sequence[curves.Chart]) -> str:
-    drawn = "".join(chart(item.slug, escape(item.title), escape(item.note), item.figure) for item in items)
+    drawn = "".join(chart(item.slug, escape(item.title), escape(item.note), item.figure, item.wide) for item in items)
     return f'<div class="charts">{drawn}</div>'
 
 

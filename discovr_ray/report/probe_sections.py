@@ -40,7 +40,7 @@ MAIN = (
 def summary(evaluation: Evaluation) -> Section:
     """Whether the encoder is better than what has learnt nothing, and its main numbers beside the paper's."""
     findings = [
-        _against_floors(title, main, {model: result.metrics[main] for model, result in found.items()})
+        against_floors(title, main, {model: result.metrics[main] for model, result in found.items()})
         for probe, title, main in MAIN
         if (found := _results_of(evaluation, probe))
     ]
@@ -183,9 +183,12 @@ def embedding_map(evaluation: Evaluation) -> Section:
     return Section("map", "Map of the embeddings", [lead], charts=charts)
 
 
-def _against_floors(title: str, metric: str, found: Mapping[str, Estimate]) -> Finding:
+def against_floors(
+    title: str, metric: str, found: Mapping[str, Estimate], names: Mapping[str, str] = MODELS
+) -> Finding:
+    """Whether the encoder is better than what has learnt nothing. `names`: of the models, floors included."""
     ours = found["encoder"]
-    floors = {MODELS[model]: found[model] for model in ("random", "pixels")}
+    floors = {name: found[model] for model, name in names.items() if model != "encoder"}
     shown = METRICS[metric]
     value = f"{shown.title.removesuffix(', %')} {number(ours.value, metric)}"
     scale = "; ".join(f"{name} {with_interval(item, metric)}" for name, item in floors.items())
@@ -195,7 +198,7 @@ def _against_floors(title: str, metric: str, found: Mapping[str, Estimate]) -> F
         return Finding("bad", title, value, scale, f"Not better than {' and '.join(worse)}.")
     if unclear:
         return Finding("watch", title, value, scale, f"Better, but intervals overlap with {' and '.join(unclear)}.")
-    return Finding("good", title, value, scale, "Better than both floors; the intervals do not overlap.")
+    return Finding("good", title, value, scale, "Better than the floors; the intervals do not overlap.")
 
 
 def _metric_table(found: Mapping[str, ClassResult], metrics: Sequence[str]) -> Table:

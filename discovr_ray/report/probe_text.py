@@ -22,6 +22,7 @@ METRICS = {
     "auroc": Shown("AUROC, %", 100, ".1f"),
     "average_precision": Shown("average precision, %", 100, ".1f"),
     "dice": Shown("Dice, %", 100, ".1f"),
+    "hd95": Shown("95 % Hausdorff distance, pixels", 1, ".1f", higher_is_better=False),
     "mae": Shown("MAE", 1, ".2f", higher_is_better=False),
     "rmse": Shown("RMSE", 1, ".2f", higher_is_better=False),
     "r2": Shown("R²", 1, ".3f"),

@@ -43,11 +43,14 @@ class Section(NamedTuple):
     tables: Sequence[Table] = ()
     charts: Sequence[Chart] = ()
     pictures: Sequence[Picture] = ()
+    commands: Sequence[str] = ()  # lines for a shell, below the text
 
 
 def section_html(section: Section) -> tuple[str, str, str]:
     """(slug, title, content) as `page.document` takes them."""
     parts = [f'<p class="lead">{escape(text)}</p>' for text in section.paragraphs]
+    if section.commands:
+        parts.append(f"<pre><code>{escape(chr(10).join(section.commands))}</code></pre>")
     if section.findings:
         parts.append(finding_cards(list(section.findings)))
     parts += [_table(table) for table in section.tables]

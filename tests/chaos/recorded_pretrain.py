@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -15,5 +16,5 @@ from jobs import pretrain
 
 if __name__ == "__main__":
     folder = sys.argv.pop(1)
-    supervise.run_worker_on_ray = partial(clip_records.run_recorded, folder)
-    sys.exit(pretrain.main())
+    with patch.object(supervise, "run_worker_on_ray", partial(clip_records.run_recorded, folder)):
+        sys.exit(pretrain.main())

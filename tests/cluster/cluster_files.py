@@ -33,15 +33,8 @@ PROVIDER_KEYS = {
     },
     "local": {"type", "head_ip", "worker_ips", "external_head_ip"},
 }  # fmt: skip
-# Our own list of what a Compute Engine instance takes; no SDK with Google's model is installed.
-GCP_INSTANCE: dict[str, Any] = {
-    "machineType": {},
-    "disks": {"boot": {}, "autoDelete": {}, "type": {}, "initializeParams": {"diskSizeGb": {}, "sourceImage": {}}},
-    "scheduling": {"preemptible": {}, "onHostMaintenance": {}, "automaticRestart": {}},
-    "serviceAccounts": {"email": {}, "scopes": {}},
-    "metadata": {"items": {"key": {}, "value": {}}},
-    "guestAccelerators": {"acceleratorType": {}, "acceleratorCount": {}},
-}
+
+ARM_TYPES = {"string": str, "securestring": str, "int": int, "bool": bool, "object": dict, "array": list}
 
 
 def load(name: str) -> dict[str, Any]:
@@ -77,9 +70,6 @@ def launcher_problems(config: dict[str, Any]) -> list[str]:
 def _provider_problems(config: Mapping[str, Any]) -> Iterator[str]:
     kind = config["provider"]["type"]
     yield from (f"provider.{key}: Ray reads no such key" for key in config["provider"].keys() - PROVIDER_KEYS[kind])
-    for rule in config["provider"].get("security_group", {}).get("IpPermissions", []):
-        shape = ec2_input("AuthorizeSecurityGroupIngress").members["IpPermissions"].member
-        yield from _against_model(rule, shape)
 
 
 def _node_problems(config: Mapping[str, Any]) -> Iterator[str]:
@@ -90,7 +80,7 @@ def _node_problems(config: Mapping[str, Any]) -> Iterator[str]:
         elif kind == "azure":
             problems = _azure_problems(node["node_config"])
         elif kind == "gcp":
-            problems = _unknown_keys(node["node_config"], GCP_INSTANCE, "")
+            problems = iter(against_schema(node["node_config"], "compute_instance"))
         else:
             problems = iter(())
         yield from (f"{name}: {problem}" for problem in problems)
@@ -129,24 +119,22 @@ def _enum_problems(value: Any, shape: Any, path: str) -> Iterator[str]:
 def _azure_problems(node_config: Mapping[str, Any]) -> Iterator[str]:
     """Against the parameters of the template that Ray deploys machines with."""
     template = Path(ray.__file__).parent / "autoscaler/_private/_azure/azure-vm-template.json"
-    known = json.loads(template.read_text())["parameters"].keys() | {"availability_zone"}
+    known = {**json.loads(template.read_text())["parameters"], "availability_zone": {"type": "string"}}
     yield from (f"{key}: Ray reads no such key" for key in node_config.keys() - {"azure_arm_parameters"})
-    yield from (f"{key}: not in the template" for key in node_config.get("azure_arm_parameters", {}).keys() - known)
-
-
-def _unknown_keys(value: Any, known: Mapping[str, Any], path: str) -> Iterator[str]:
-    for item in value if isinstance(value, list) else [value]:
-        if not (known and isinstance(item, Mapping)):
-            continue
-        for key, inner in item.items():
-            if key not in known:
-                yield f"{path}{key}: not in the list of known keys"
-            else:
-                yield from _unknown_keys(inner, known[key], f"{path}{key}.")
+    for key, value in node_config.get("azure_arm_parameters", {}).items():
+        if key not in known:
+            yield f"{key}: not in the template"
+        elif not isinstance(value, ARM_TYPES[known[key]["type"]]):
+            yield f"{key} = {value!r}: the template wants {known[key]['type']}"
 
 
 def manifest_problems(manifest: Mapping[str, Any]) -> list[str]:
     """What Kubernetes would refuse, or drop without a word."""
-    schema = json.loads((SCHEMAS / f"{manifest['kind'].lower()}.json").read_text())
-    errors = jsonschema.Draft202012Validator(schema).iter_errors(manifest)
+    return against_schema(manifest, manifest["kind"].lower())
+
+
+def against_schema(value: Mapping[str, Any], name: str) -> list[str]:
+    """Of schemas/NAME.json, which slim_schema.py has made."""
+    schema = json.loads((SCHEMAS / f"{name}.json").read_text())
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(value)
     return [f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in errors]

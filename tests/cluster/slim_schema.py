@@ -1,9 +1,11 @@
-"""Makes schemas/*.json here from KubeRay's CRDs (Apache-2.0, helm-chart/kuberay-operator/crds, commit feeaf72).
+"""Makes schemas/*.json here: of KubeRay's CRDs (Apache-2.0, helm-chart/kuberay-operator/crds, commit feeaf72), and
+of the Compute Engine API as google-api-python-client 2.202.0 ships it (Apache-2.0, discovery_cache/documents).
 
     python tests/cluster/slim_schema.py ray.io_rayjobs.yaml tests/cluster/schemas/rayjob.json
+    python tests/cluster/slim_schema.py compute.v1.json tests/cluster/schemas/compute_instance.json
 
-Keeps version v1 without descriptions, writes what stands there several times once, and closes every object: Kubernetes
-drops fields that it does not know, without a word.
+Leaves descriptions out, writes what stands there several times once, and closes every object: Kubernetes drops fields
+that it does not know, without a word.
 """
 
 from __future__ import annotations
@@ -33,6 +35,25 @@ def slim(schema: dict[str, Any]) -> dict[str, Any]:
         if isinstance(kept.get(key), dict):
             kept[key] = slim(kept[key])
     return kept
+
+
+def google(node: dict[str, Any], schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """JSON schema of one of Google's, whose references are names in `schemas`."""
+    if "$ref" in node:
+        return google(schemas[node["$ref"]], schemas)
+    if node["type"] == "array":
+        return {"type": "array", "items": google(node["items"], schemas)}
+    if node["type"] == "object":
+        fields = {name: google(value, schemas) for name, value in node.get("properties", {}).items()}
+        others = node.get("additionalProperties")
+        return {
+            "type": "object",
+            "properties": fields,
+            "additionalProperties": google(others, schemas) if others else False,
+        }
+    if node.get("format") in ("int64", "uint64"):  # JSON numbers of that size are strings, or numbers
+        return {"type": ["string", "integer"]}
+    return {key: node[key] for key in ("type", "enum") if key in node and node[key] != "any"}
 
 
 def share(schema: dict[str, Any]) -> dict[str, Any]:
@@ -70,11 +91,15 @@ def count_pieces(node: Any, counts: Counter[str]) -> None:
 
 
 def main() -> None:
-    source, target = sys.argv[1:]
-    definition = yaml.load(Path(source).read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    (version,) = [item for item in definition["spec"]["versions"] if item["name"] == "v1"]
-    schema = share(slim(version["schema"]["openAPIV3Schema"]))
-    Path(target).write_text(json.dumps(schema, separators=(",", ":")) + "\n")
+    source, target = map(Path, sys.argv[1:])
+    if source.suffix == ".json":
+        schemas = json.loads(source.read_text())["schemas"]
+        schema = share(google(schemas["Instance"], schemas))
+    else:
+        definition = yaml.load(source.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        (version,) = [item for item in definition["spec"]["versions"] if item["name"] == "v1"]
+        schema = share(slim(version["schema"]["openAPIV3Schema"]))
+    target.write_text(json.dumps(schema, separators=(",", ":")) + "\n")
 
 
 if __name__ == "__main__":

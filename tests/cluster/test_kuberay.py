@@ -87,11 +87,20 @@ def test_pods_run_without_root_and_read_the_data_only(name: str) -> None:
 
 
 @every_manifest
+def test_no_worker_may_make_or_delete_pods(name: str) -> None:
+    """KubeRay lets the head's service account do so; jobs run in the workers' pods."""
+    head, *others = pods(load(name))
+    assert "automountServiceAccountToken" not in head
+    assert all(pod["automountServiceAccountToken"] is False for pod in others)
+
+
+@every_manifest
 def test_only_the_apps_pods_and_the_operator_reach_rays_ports(name: str) -> None:
     policy = next(item for item in documents(name) if item["kind"] == "NetworkPolicy")
     assert policy["spec"].keys() == {"podSelector", "policyTypes", "ingress"}
-    (rule,) = policy["spec"]["ingress"]
+    rule, figures = policy["spec"]["ingress"]
     assert [list(peer) for peer in rule["from"]] == [["podSelector"], ["namespaceSelector"]]
+    assert figures["ports"] == [{"port": "metrics"}]  # and none of those that take commands
     label = policy["spec"]["podSelector"]["matchLabels"].items()
     spec = cluster_spec(load(name))
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):

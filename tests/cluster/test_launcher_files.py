@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
 from typing import Any
 
 import pytest
@@ -39,14 +40,15 @@ def test_ray_and_the_cloud_take_the_file(name: str) -> None:
             "MarketTyp",
             'Unknown parameter in InstanceMarketOptions: "MarketTyp"',
         ),
-        ("aws", ("provider", "security_group", "IpPermissions", 0), "FromPorts", "FromPorts"),
+        ("aws", ("available_node_types", "gpu", "docker"), "worker_run_option", "worker_run_option"),
         ("gcp", ("available_node_types", "gpu", "node_config"), "machinetype", "machinetype"),
         (
             "gcp",
-            ("available_node_types", "gpu", "node_config", "scheduling", 0),
+            ("available_node_types", "gpu", "node_config", "scheduling"),
             "preemptable",
-            "scheduling.preemptable",
+            "scheduling: Additional properties are not allowed ('preemptable' was unexpected)",
         ),
+        ("gcp", ("available_node_types", "gpu", "node_config", "disks", 0, "initializeParams"), "diskTyp", "diskTyp"),
         ("azure", ("available_node_types", "gpu", "node_config"), "azure_arm_params", "azure_arm_params"),
         ("azure", ("available_node_types", "gpu", "node_config", "azure_arm_parameters"), "vmsize", "vmsize"),
     ],
@@ -61,23 +63,25 @@ def test_a_planted_unknown_key_is_found(name: str, path: tuple[Any, ...], typo: 
     assert words in problem
 
 
+GPU_NODE = ("available_node_types", "gpu", "node_config")
+
+
 @pytest.mark.parametrize(
-    ("path", "value", "words"),
+    ("name", "path", "value", "words"),
     [
-        (("available_node_types", "gpu", "node_config", "InstanceType"), "g5.12xlagre", "EC2 knows no such value"),
-        (
-            ("available_node_types", "gpu", "node_config", "InstanceMarketOptions", "MarketType"),
-            "spott",
-            "no such value",
-        ),
-        (("available_node_types", "gpu", "node_config", "BlockDeviceMappings"), {}, "Invalid type"),
-        (("available_node_types", "gpu", "min_workers"), "0", "is not of type 'integer'"),
-        (("head_node_type",), "heads", "must be one of `available_node_types`"),
-        (("provider", "type"), "awss", "awss"),
+        ("aws", (*GPU_NODE, "InstanceType"), "g5.12xlagre", "EC2 knows no such value"),
+        ("aws", (*GPU_NODE, "InstanceMarketOptions", "MarketType"), "spott", "no such value"),
+        ("aws", (*GPU_NODE, "BlockDeviceMappings"), {}, "Invalid type"),
+        ("aws", ("available_node_types", "gpu", "min_workers"), "0", "is not of type 'integer'"),
+        ("aws", ("head_node_type",), "heads", "must be one of `available_node_types`"),
+        ("aws", ("provider", "type"), "awss", "awss"),
+        ("azure", (*GPU_NODE, "azure_arm_parameters", "osDiskSize"), "200", "the template wants int"),
+        ("gcp", (*GPU_NODE, "scheduling", "provisioningModel"), "SPOTT", "'SPOTT' is not one of"),
+        ("gcp", (*GPU_NODE, "scheduling"), [{"preemptible": True}], "is not of type 'object'"),
     ],
 )
-def test_a_planted_wrong_value_is_found(path: tuple[str, ...], value: Any, words: str) -> None:
-    config = load("aws")
+def test_a_planted_wrong_value_is_found(name: str, path: tuple[str, ...], value: Any, words: str) -> None:
+    config = load(name)
     place = config
     for step in path[:-1]:
         place = place[step]
@@ -100,12 +104,44 @@ def test_nothing_is_paid_for_after_the_job(name: str) -> None:
 @pytest.mark.parametrize("name", CLOUDS)
 def test_the_head_is_on_demand_and_gpus_are_spot(name: str) -> None:
     def is_spot(group: str) -> bool:
-        return bool(
-            re.search(r"'spot'|preemptible|'Spot'", str(load(name)["available_node_types"][group]["node_config"]))
-        )
+        return bool(re.search(r"'(spot|Spot|SPOT)'", str(load(name)["available_node_types"][group]["node_config"])))
 
     assert not is_spot("head")
     assert is_spot("gpu")
+
+
+@pytest.mark.parametrize("group", ["decode", "gpu"])
+def test_a_reclaimed_machine_leaves_no_disk_to_pay_for(group: str) -> None:
+    google, azure = (load(name)["available_node_types"][group]["node_config"] for name in ("gcp", "azure"))
+    assert google["scheduling"]["instanceTerminationAction"] == "DELETE"
+    assert all(disk["autoDelete"] for disk in google["disks"])
+    assert azure["azure_arm_parameters"]["evictionPolicy"] == "Delete"
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_the_container_of_a_gpu_node_gets_its_gpus(name: str) -> None:
+    """From docker itself: Ray asks for them only if the driver is up when it looks, and the image says so, too."""
+    config = prepare_config(load(name))
+    assert "--gpus all" in config["available_node_types"]["gpu"]["docker"]["worker_run_options"]
+    first = config["initialization_commands"]
+    assert any("docker" in command for command in first)  # or `docker run` is refused
+    assert any("nvidia-smi" in command for command in first)
+
+
+def test_rays_own_security_group_which_lets_the_world_knock_is_not_used() -> None:
+    """Ray makes one for node types without, and opens its port 22 to 0.0.0.0/0 beside all rules of ours."""
+    for name, node in load("aws")["available_node_types"].items():
+        assert node["node_config"]["SecurityGroupIds"], name
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_commands_are_shell(name: str) -> None:
+    config = prepare_config(load(name))
+    commands = [command for key, value in config.items() if key.endswith("_commands") for command in value]
+    assert commands
+    for command in commands:
+        done = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", LAUNCHED)

@@ -57,6 +57,15 @@ def test_the_head_ends_machines_of_its_cluster_alone_and_hands_on_one_role() -> 
     assert by_action["iam:PassRole"]["Resource"] == [f"arn:aws:iam::YOUR-ACCOUNT:role/{worker}"]
 
 
+def test_the_head_cannot_make_strangers_machines_its_own_by_tagging_them() -> None:
+    cluster = load("aws")["cluster_name"]
+    conditions = [item.get("Condition") for item in statements("aws-head") if "ec2:CreateTags" in item["Action"]]
+    assert conditions == [
+        {"StringEquals": {"ec2:CreateAction": "RunInstances"}},
+        {"StringEquals": {"ec2:ResourceTag/ray-cluster-name": cluster}},
+    ]
+
+
 def test_ec2_has_all_the_named_actions() -> None:
     known = set(botocore.session.get_session().get_service_model("ec2").operation_names)
     named = {action.split(":")[1] for item in statements("aws-head") for action in item["Action"] if "ec2:" in action}

@@ -52,13 +52,13 @@ def tiny_run(manifest: str, storage_path: Path | str, **changes: Any) -> Config:
 
 
 class Job:
-    """jobs/pretrain.py as a process of its own, with its own Ray."""
+    """A script of jobs/ as a process of its own, with its own Ray."""
 
-    def __init__(self, arguments: list[str], log: Path, **environment: str) -> None:
+    def __init__(self, arguments: list[str], log: Path, script: str = "pretrain.py", **environment: str) -> None:
         self._log = log
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")}
         self._process = subprocess.Popen(
-            [sys.executable, str(ROOT / "jobs" / "pretrain.py"), *arguments],
+            [sys.executable, str(ROOT / "jobs" / script), *arguments],
             stdout=log.open("w"),
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

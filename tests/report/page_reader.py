@@ -49,7 +49,7 @@ class Page(HTMLParser):
 
 
 def drawn_page(path: str, folder: Path) -> str:
-    """The document after its scripts ran; `folder` takes the browser's files."""
+    """The document at a path or URL after its scripts ran; `folder` takes the browser's files."""
     return _run(folder, 3000, "--dump-dom", path).stdout
 
 
@@ -62,5 +62,5 @@ def screenshot(path: str, folder: Path, height: int) -> npt.NDArray[np.int64]:
 
 def _run(folder: Path, height: int, action: str, path: str) -> subprocess.CompletedProcess[str]:
     command = [str(CHROMIUM), *_QUIET, f"--user-data-dir={folder / 'profile'}", f"--window-size=1280,{height}"]
-    command += [action, f"file://{path}"]
+    command += [action, path if "://" in path else f"file://{path}"]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

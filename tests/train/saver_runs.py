@@ -15,7 +15,7 @@ from discovr_ray.train.checkpoint import TrainState
 from discovr_ray.train.saver import Saver
 from discovr_ray.train.upload import Upload
 
-SIZES = {"local": (2**22, 2**20, 1000), "s3": (2**25, 2**20, 1000)}  # bytes; S3 gets the largest in parts
+SIZES = {"local": (2**24, 2**20, 1000), "s3": (2**25, 2**20, 1000)}  # bytes; S3 gets the largest in parts
 
 
 def state(step: int) -> TrainState:

@@ -122,12 +122,13 @@ def _set_context(spec: StreamSpec, cpus: float, micro_batches_per_block: int) ->
 
 
 def _decode_cpus(spec: StreamSpec) -> float:
-    """CPUs that decoding may take: what training leaves free, and at least what the config keeps for it."""
+    """CPUs for decoding: what training leaves free, within what the config keeps for it and allows it."""
     run, data = spec.config.run, spec.config.data
     nodes = select_nodes(alive_nodes(), data.decode_node_labels)
     shared = bool(select_nodes(nodes, run.worker_node_labels))
     training = spec.plan.world_size * run.cpus_per_worker if shared else 0.0
-    return max(data.decode_cpus, total_cpus(nodes) - training)
+    free = max(data.decode_cpus, total_cpus(nodes) - training)
+    return min(free, data.max_decode_cpus) if data.max_decode_cpus else free
 
 
 def _read_ahead_bytes(spec: StreamSpec, cpus: float, micro_batches_per_block: int) -> float:

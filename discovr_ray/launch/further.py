@@ -1,0 +1,22 @@
+"""What an evaluation asks beside its probes, suite by suite."""
+
+from __future__ import annotations
+
+from discovr_ray.evaluate.outlines import read_labelled
+from discovr_ray.launch import segmentation_page
+from discovr_ray.launch.evaluate import Further, Prepared
+from discovr_ray.launch.segment import check_outlined
+
+
+def further_for(prepared: Prepared) -> list[Further]:
+    """Everything of the suite; what can be refused before a video is opened is refused here.
+
+    Errors:
+        EvaluationError, ManifestError, StorageError: outlines that cannot be used.
+    """
+    if prepared.settings.suite == "quick":
+        return []
+    labelled = read_labelled(prepared.manifest, prepared.clips)
+    if not isinstance(labelled, str):
+        check_outlined(prepared.clips, labelled)
+    return [Further(segmentation_page.NAME, segmentation_page.run_segmentation)]

@@ -1,0 +1,180 @@
+"""The Optuna study of a sweep: where it is kept, whether it is the same sweep's, and the sampler of each trial."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from typing import Any
+
+import optuna
+import yaml
+from optuna.exceptions import ExperimentalWarning
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from discovr_ray.data import storage
+from discovr_ray.errors import SweepError
+from discovr_ray.randomness import Purpose, hash_words
+from discovr_ray.sweep.asha import rungs
+from discovr_ray.sweep.dimension import Values
+from discovr_ray.sweep.folder import DATABASE_FILE, FINGERPRINT, OBJECTIVES, RUNGS, SWEEP_FILE, database_url
+from discovr_ray.sweep.space import Space
+from discovr_ray.sweep.spec import Search, Sweep, masked
+
+SECTIONS_THAT_MAY_CHANGE = ("run", "storage", "checkpoint")  # between two starts of a sweep; not run.seed
+DATABASES = ("sqlite", "postgresql", "mysql", "mariadb")  # kinds in URLs
+WAIT_S = 10  # for a database's answer
+TIMEOUT_NAMES = {"postgresql": "connect_timeout", "mysql": "connect_timeout", "sqlite": "timeout"}
+
+
+def connect(url: str) -> optuna.storages.RDBStorage:
+    """The database, with Optuna's tables made where they are missing.
+
+    Errors:
+        SweepError: no such kind of database, no driver for it, nobody answers, or no right to use it.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the book tells what happens
+    try:
+        backend = make_url(url).get_backend_name()
+        options = {TIMEOUT_NAMES[backend]: 60 if backend == "sqlite" else WAIT_S} if backend in TIMEOUT_NAMES else {}
+        return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": options, "pool_pre_ping": True})
+    except ImportError:
+        raise SweepError(
+            [f"storage = {masked(url)}: no driver for it; pip install 'discovr-ray[postgres]' or 'discovr-ray[mysql]'"]
+        ) from None
+    except (SQLAlchemyError, RuntimeError) as error:  # RuntimeError: tables of another version of Optuna
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise SweepError([f"storage = {masked(url)}: cannot be used: {reason}"]) from None
+
+
+def find_study(sweep: Sweep, folder: str, resume: bool) -> optuna.Study | None:
+    """The sweep's study if it is there and may be continued. Makes nothing but tables in a database that is named.
+
+    Errors:
+        SweepError: see `connect`; a study of this name is there without `resume`, another sweep made it, or it is gone.
+    """
+    name, url = sweep.spec.name, database_url(folder, sweep.spec.storage)
+    begun = storage.exists(storage.join(folder, SWEEP_FILE))
+    can_be_there = bool(sweep.spec.storage) or storage.exists(storage.join(folder, DATABASE_FILE))
+    database = connect(url) if can_be_there else None
+    if database is None or name not in optuna.get_all_study_names(database):
+        if begun and resume:
+            raise SweepError([f"name = {name!r}: {folder} holds a sweep, but {masked(url)} has no study of it"])
+        return None
+    if not resume:
+        raise SweepError([f"name = {name!r}: the storage has a study of this name; choose another, or --resume it"])
+    study = optuna.load_study(study_name=name, storage=database)
+    found, wanted = study.user_attrs.get(FINGERPRINT) or {}, fingerprints(sweep)
+    if problems := [
+        f"{part}: not that of the study {name!r}; another sweep needs another name"
+        for part in wanted
+        if found.get(part) != wanted[part]
+    ]:
+        raise SweepError(problems)
+    return study
+
+
+def open_study(sweep: Sweep, folder: str, resume: bool) -> optuna.Study:
+    """The sweep's study, made unless it is there.
+
+    Errors:
+        SweepError: see `find_study`.
+    """
+    if study := find_study(sweep, folder, resume):
+        return study
+    database = connect(database_url(folder, sweep.spec.storage))
+    directions = [StudyDirection.MAXIMIZE] * len(sweep.objectives)
+    study = optuna.create_study(study_name=sweep.spec.name, storage=database, directions=directions)
+    study.set_user_attr(OBJECTIVES, list(sweep.objectives))
+    study.set_user_attr(RUNGS, rungs_of(sweep))
+    study.set_user_attr(FINGERPRINT, fingerprints(sweep))
+    return study
+
+
+def load_study(folder: str, name: str, database: str = "") -> optuna.Study:
+    """The study of the sweep `name` in `folder`, to be read; `database` as in the sweep's `storage`.
+
+    Errors:
+        SweepError: see `connect`, or there is no such study.
+    """
+    try:
+        return optuna.load_study(study_name=name, storage=connect(database_url(folder, database)))
+    except KeyError:
+        raise SweepError([f"{masked(database) or folder}: has no study {name!r}"]) from None
+
+
+def rungs_of(sweep: Sweep) -> list[int]:
+    """The spec's `steps` must be known."""
+    return rungs(sweep.spec.asha.first_steps, sweep.spec.asha.reduction, sweep.spec.steps)
+
+
+def fingerprints(sweep: Sweep) -> dict[str, str]:
+    """Part of the sweep -> hash. Parts that would make values of different trials mean different things."""
+    config = {
+        section: values for section, values in sweep.config.to_dict().items() if section not in SECTIONS_THAT_MAY_CHANGE
+    }
+    config["run"] = {"seed": sweep.config.run.seed}
+    parts: dict[str, Any] = {
+        "space": [dataclasses.asdict(dimension) for dimension in sweep.space.dimensions],
+        "objective": list(sweep.objectives),
+        "steps": rungs_of(sweep),
+        "config": config,
+    }
+    return {
+        part: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+        for part, value in parts.items()
+    }
+
+
+def make_sampler(search: Search, number: int) -> optuna.samplers.BaseSampler:
+    """Of trial `number`: a sweep that was interrupted draws as one that was not, given the same trials before."""
+    seed = int(hash_words(search.seed, Purpose.SAMPLER, number)) % 2**32
+    if search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=search.startup_trials, multivariate=True, group=True, constant_liar=True
+        )
+
+
+def warm_starts(source: str, space: Space, most: int = 5) -> list[Values]:
+    """Values of the best trials of another study that this space has, best first.
+
+    Args:
+        source: a sweep's folder, or the URL of a database with a single study, or URL::name.
+    Errors:
+        SweepError: no such folder or study, several studies, or none of its trials fits the space.
+    """
+    study = _find_study(source)
+    done = [trial for trial in study.get_trials(deepcopy=False) if trial.values and trial.state.is_finished()]
+    best = {trial.number for trial in study.best_trials} if len(study.directions) > 1 else set()
+    order = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1}
+    done.sort(key=lambda trial: (trial.number not in best, order.get(trial.state, 2), -trial.values[0]))
+    fitting = [dict(trial.params) for trial in done if space.fits(trial.params)]
+    if not fitting:
+        raise SweepError([f"--from-study {masked(source)}: none of its {len(done)} finished trials fits the space"])
+    return [values for place, values in enumerate(fitting) if values not in fitting[:place]][:most]
+
+
+def _find_study(source: str) -> optuna.Study:
+    if not source.startswith(DATABASES):
+        return _study_in_folder(source)
+    url, _, name = source.partition("::")
+    names = optuna.get_all_study_names(connect(url))
+    if not name and len(names) != 1:
+        raise SweepError([f"--from-study {masked(url)}: has {len(names)} studies; name one with URL::name"])
+    return load_study("", name or names[0], url)
+
+
+def _study_in_folder(folder: str) -> optuna.Study:
+    if not storage.exists(storage.join(folder, SWEEP_FILE)):
+        raise SweepError([f"--from-study {folder}: no database's URL, and no sweep's folder with a {SWEEP_FILE}"])
+    spec = yaml.safe_load(storage.read_bytes(storage.join(folder, SWEEP_FILE)))
+    if "***" in spec["storage"]:
+        raise SweepError([f"--from-study {folder}: its storage {spec['storage']} needs a password; give its URL"])
+    return load_study(folder, spec["name"], spec["storage"])

@@ -1,0 +1,124 @@
+"""`--suite paper` end to end: segmentation, robustness and attentive probe of real videos, on disk and on the page."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pytest
+import torch
+
+from discovr_ray.config import load_config
+from discovr_ray.data.adapters.listing import Trace
+from discovr_ray.data.manifest import read_labels, read_manifest, write_manifest
+from discovr_ray.data.traces import read_traces, write_traces
+from discovr_ray.model.discovr import Teacher
+from discovr_ray.model.weights import export_encoder
+
+
+class Done(NamedTuple):
+    code: int
+    manifest: Path
+    encoder: Path
+    output: Path
+
+
+def run_job(done: Done, *more: str) -> int:
+    """jobs/evaluate.py in this process."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("evaluate_job", Path(__file__).parents[2] / "jobs/evaluate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    words = [str(done.manifest), "--encoder", str(done.encoder), "--output", str(done.output), "--label", "abnormal"]
+    words += ["--k", "5", "--resamples", "100", "--few-label-seeds", "1", "--clips-per-video", "1", "--workers", "1"]
+    before, sys.argv = sys.argv, ["evaluate.py", *words, *more]
+    try:
+        return int(module.main())
+    finally:
+        sys.argv = before
+
+
+@pytest.fixture(scope="module")
+def done(echo_manifest: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """24 videos of which every split has normal and abnormal ones; an encoder that has learnt nothing."""
+    root = tmp_path_factory.mktemp("further")
+    clips = read_manifest(echo_manifest)
+    abnormal = [labels["abnormal"] for labels in read_labels(clips)]
+    order = sorted(range(24), key=lambda row: (abnormal[:row].count(abnormal[row]), abnormal[row]))
+    of_row = dict(zip(order, ["TRAIN"] * 12 + ["VAL"] * 6 + ["TEST"] * 6, strict=True))
+    column = pa.array([of_row[row] for row in range(24)], pa.string())
+    (root / "manifest").mkdir()
+    write_manifest(
+        clips.set_column(clips.schema.get_field_index("split"), "split", column),
+        str(root / "manifest" / "manifest.parquet"),
+    )
+    shutil.copy(Path(echo_manifest).parent / "traces.parquet", root / "manifest")
+    config = load_config("demo", ["model.width=24", "model.depth=2", "data.image_size=64"])
+    torch.manual_seed(1)
+    (root / "encoder").mkdir()
+    export_encoder(root / "encoder", config, Teacher(config).state_dict(), step=7)
+    found = Done(0, root / "manifest" / "manifest.parquet", root / "encoder", root / "out")
+    return found._replace(code=run_job(found))
+
+
+def further(done: Done) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((done.output / "results.json").read_text())["further"]
+    return found
+
+
+@pytest.mark.ray
+def test_segmentation_is_of_every_outlined_frame(done: Done) -> None:
+    assert done.code == 0
+    found = further(done)["segmentation"]
+    assert found["structures"] == ["lv"]
+    assert found["frames"] == {"TRAIN": 24, "VAL": 12, "TEST": 12}
+    assert found["failed"] == {}
+    assert set(found["results"]) == {"encoder", "random", "pixels", "none"}
+    for of in found["results"].values():
+        dice = of["metrics"]["lv"]["dice"]
+        assert 0 <= dice["low"] <= dice["value"] <= dice["high"] <= 1
+        assert of["num_hearts"] <= 6
+    assert found["experts_ejection_fraction"]["mae"]["value"] < 2, "the phantom's own outlines give its own EF"
+    answers = json.loads((done.output / "answers/encoder/segmentation.json").read_text())["result"]
+    assert len(answers["dice"]) == 12
+
+
+@pytest.mark.ray
+def test_the_page_shows_it(done: Done) -> None:
+    page = re.sub(r"<script.*?</script>", "", (done.output / "report.html").read_text(), flags=re.DOTALL)
+    for text in ("Segmentation", "Dice 84.4 % on CAMUS", "Masks: worst and best", "Masks, moving", "mean mask"):
+        assert text in page, text
+
+
+def with_traces(done: Done, folder: Path, traces: list[Trace]) -> Done:
+    folder.mkdir()
+    shutil.copy(done.manifest, folder)
+    if traces:
+        write_traces(traces, str(folder / "traces.parquet"))
+    return done._replace(manifest=folder / "manifest.parquet", output=folder / "out")
+
+
+@pytest.mark.ray
+def test_outlines_that_cannot_be_used_are_refused_first(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    traces = read_traces(str(done.manifest.parent / "traces.parquet"))
+    splits = dict(
+        zip(*(read_manifest(str(done.manifest))[name].to_pylist() for name in ("clip_id", "split")), strict=True)
+    )
+    untested = [trace for trace in traces if splits[trace.clip_id] != "TEST"]
+    beyond = [trace._replace(frame=999) for trace in traces[:1]]
+    for name, wrong, reason in (
+        ("untested", untested, "split TEST has no outlined frame (of TRAIN 24, VAL 12, TEST 0)"),
+        ("beyond", beyond, "frame 999: has an outline, but the video has"),
+    ):
+        assert run_job(with_traces(done, tmp_path / name, wrong)) == 2
+        assert reason in capsys.readouterr().err

@@ -1,0 +1,51 @@
+"""How many trials run at once: by hand, over clusters of nodes."""
+
+from __future__ import annotations
+
+import pytest
+
+from discovr_ray.config import Config, NodeRoom, load_config
+from discovr_ray.errors import SweepError
+from discovr_ray.launch.sweep_room import refuse_too_many, trials_at_once
+
+
+def trial(**changes: object) -> Config:
+    fields = {"run.workers": 1, "run.cpus_per_worker": 0.5, "data.decode_cpus": 0.5, "engine.micro_batch": 1}
+    fields |= {name.replace("__", "."): value for name, value in changes.items()}
+    return load_config("demo", [f"{name}={str(value).lower()}" for name, value in fields.items()])
+
+
+def nodes(*cpus: float, gpus: float = 0.0) -> list[NodeRoom]:
+    return [NodeRoom({}, number, gpus) for number in cpus]
+
+
+@pytest.mark.parametrize(
+    ("config", "cluster", "expected"),
+    [
+        (trial(), nodes(2), 2),
+        (trial(run__cpus_per_worker=0.1, data__decode_cpus=0.1), nodes(1), 5),  # sums of tenths
+        (trial(run__workers=2), nodes(2), 1),
+        (trial(data__decode_cpus=1.5), nodes(4), 2),
+        (trial(run__cpus_per_worker=2), nodes(3, 3), 2),  # a worker does not lie across nodes
+        (trial(run__workers=2, run__cpus_per_worker=1), nodes(2, 2, 2), 2),  # a run's workers may
+        (trial(run__use_gpu=True), nodes(8, gpus=2), 2),
+        (trial(run__use_gpu=True, run__gpus_per_worker=0.25), nodes(8, gpus=2), 8),
+        (trial(run__use_gpu=True, run__gpus_per_worker=0.4), nodes(8, 8, gpus=1), 4),  # nor across GPUs of nodes
+        (trial(), nodes(0.5), 1),  # whether that fits at all is for preflight.check_cluster
+    ],
+)
+def test_trials_at_once(config: Config, cluster: list[NodeRoom], expected: int) -> None:
+    assert trials_at_once(config, cluster) == expected
+
+
+def test_labelled_nodes_count_for_what_they_are_for() -> None:
+    config = trial(run__worker_node_labels="{kind: gpu}", data__decode_node_labels="{kind: cpu}")
+    cluster = [NodeRoom({"kind": "gpu"}, 4, 0), NodeRoom({"kind": "cpu"}, 1, 0), NodeRoom({}, 64, 0)]
+    assert trials_at_once(config, cluster) == 2  # 8 could train, 2 can decode
+
+
+def test_a_wish_beyond_the_room_is_refused_unless_the_cluster_grows() -> None:
+    with pytest.raises(SweepError, match="concurrent = 3: the cluster has room for 2 at once"):
+        refuse_too_many(trial(), nodes(2), 3)
+    refuse_too_many(trial(), nodes(2), 2)
+    refuse_too_many(trial(run__autoscaling=True), nodes(2), 3)
