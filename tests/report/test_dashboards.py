@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_sweep import METRIC, WEIGHT, make_sweep
+from trained_trials import METRIC, WEIGHT, make_sweep
 from page_reader import CHROMIUM, drawn_page, screenshot
 
 from discovr_ray.errors import SweepError
