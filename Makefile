@@ -10,10 +10,11 @@ ADDRESS ?= http://127.0.0.1:8265
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 # `make test` leaves out the minutes in which nodes and processes are killed again and again; ALL=1, as CI has it, does not
 MARKERS ?= $(if $(ALL),(slow or not slow),not (slow and chaos))$(if $(BROWSER),, and not browser)
+SWEEP_ARGS ?=
 # runs/demo, or the first free of runs/demo-2, runs/demo-3 ...: no run is ever overwritten
 DEMO = $(shell name=demo; n=2; while [ -e runs/$$name ]; do name=demo-$$n; n=$$((n + 1)); done; echo $$name)
 
-.PHONY: help setup demo test test-fast lint submit bench fuzz chaos clean
+.PHONY: help setup demo sweep dashboard test test-fast lint submit bench prove fuzz chaos clean
 
 help: ## list the targets
 	@echo "discovr-ray: make TARGET"
@@ -36,6 +37,13 @@ demo: setup ## pretrain on synthetic echo with two CPU workers (about 10 minutes
 	echo "demo: the encoder is in  runs/$$name/encoder.safetensors  (README.md shows how to load it)" && \
 	echo "demo: open the report in a browser:  runs/$$name/report.html"
 
+sweep: setup ## search K, EMA momentum and w_scd on synthetic echo, 8 trials (under 10 minutes on 2 idle cores)
+	$(RUN) jobs/sweep.py sweeps/demo.yaml $(SWEEP_ARGS)
+
+dashboard: setup ## look at a sweep in a browser: SWEEP=runs/sweeps/demo (optuna-dashboard and TensorBoard, Ctrl-C ends both)
+	@$(if $(SWEEP),,$(error SWEEP is missing: make dashboard SWEEP=runs/sweeps/demo, the folder of a sweep))
+	@$(RUN) jobs/dashboard.py "$(SWEEP)"
+
 test: setup ## run the tests (about 20 minutes on 2 cores); ALL=1: the long ones, too; PYTEST_ARGS="-k config" selects some
 	@echo "test: $(if $(ALL),all tests: half an hour,about 20 minutes) on 2 cores$(if $(BROWSER),, (no Chromium here: the browser test is left out))"
 	@$(RUN) -m pytest -m "$(MARKERS)" $(PYTEST_ARGS)
@@ -57,6 +65,9 @@ bench: setup ## measure one training step and the reading of clips (about 10 min
 	@echo "bench: one full step of the paper's model, then clips per second of the reading path; the machine should be idle"
 	$(RUN) benchmarks/step.py
 	$(RUN) benchmarks/ingest.py
+
+prove: setup ## pretrain on synthetic echo and hold the encoder against random weights and raw pixels (15 minutes on 2 idle cores)
+	$(RUN) benchmarks/prove.py --output runs/prove $(PROVE_ARGS)
 
 fuzz: setup ## spoil good files for ten minutes; each is read or refused, nothing crashes, hangs or eats the memory
 	$(RUN) tests/fuzz.py --seconds 600

@@ -25,9 +25,10 @@ from discovr_ray.launch.stop import ask_to_stop, run_interruptible, start_stop_f
 from discovr_ray.launch.sweep_room import refuse_too_many, trials_at_once
 from discovr_ray.launch.sweep_search import RungScheduler, StudySearch
 from discovr_ray.launch.sweep_trial import TrialTask, run_trial
+from discovr_ray.report.sweep_report import write_sweep_report
 from discovr_ray.sweep.book import Book
 from discovr_ray.sweep.dimension import Values
-from discovr_ray.sweep.folder import REPORT_FILE, SWEEP_FILE, run_name
+from discovr_ray.sweep.folder import SWEEP_FILE, run_name
 from discovr_ray.sweep.objective import measured
 from discovr_ray.sweep.space import describe
 from discovr_ray.sweep.spec import Sweep, spec_text
@@ -157,7 +158,7 @@ def _run(plan: SweepPlan, flag: Any, start: str) -> SweepSummary:
         book.is_stopping = True
         ask_to_stop(flag)
 
-    ended = Countdown(lambda: write_report(folder, sweep.spec.storage))
+    ended = Countdown(lambda: _try_report(folder, sweep.spec.storage))
     tuner = _tuner(sweep, folder, start, book, task, ended.tick)
     try:
         run_interruptible(tuner.fit, on_interrupt)
@@ -225,5 +226,17 @@ def _name(trial: Trial) -> str:
 
 
 def write_report(folder: str, database: str) -> str:
-    """The report's address."""
-    return storage.join(folder, REPORT_FILE)
+    """report.html and best.yaml of the sweep in `folder`; the page's address.
+
+    Errors:
+        SweepError, ConfigError, StorageError: see `write_sweep_report`.
+    """
+    return write_sweep_report(folder, database)
+
+
+def _try_report(folder: str, database: str) -> None:
+    """While the sweep goes on."""
+    try:
+        write_report(folder, database)
+    except Exception as error:  # whatever a page meets, it is no reason to end a sweep; the last one is not tried
+        logger.warning("no report this time: %s: %s", type(error).__name__, error)

@@ -134,7 +134,7 @@ def relations(sweep: SweepResults) -> Section:
     charts = []
     for place, goal in enumerate(sweep.objectives):
         if complete:
-            note = "A line for each trial; the bluer, the better. Orange: the best. Pale: stopped early."
+            note = "A line for each trial; the bluer, the better. Orange: the best. Pale: not trained in full."
             figure = parallel_coordinates(sweep, place)
             charts.append(Chart(f"parallel-{place}", f"All fields at once: {goal.name}", note, figure, wide=True))
         charts += [
