@@ -10,11 +10,11 @@ ADDRESS ?= http://127.0.0.1:8265
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 # `make test` leaves out the minutes in which nodes and processes are killed again and again; ALL=1, as CI has it, does not
 MARKERS ?= $(if $(ALL),(slow or not slow),not (slow and chaos))$(if $(BROWSER),, and not browser)
-# runs/demo, or the first free of runs/demo-2, runs/demo-3 ...: no run is ever overwritten
 SWEEP_ARGS ?=
+# runs/demo, or the first free of runs/demo-2, runs/demo-3 ...: no run is ever overwritten
 DEMO = $(shell name=demo; n=2; while [ -e runs/$$name ]; do name=demo-$$n; n=$$((n + 1)); done; echo $$name)
 
-.PHONY: help setup demo sweep dashboard test test-fast lint submit bench fuzz chaos clean
+.PHONY: help setup demo sweep dashboard test test-fast lint submit bench prove fuzz chaos clean
 
 help: ## list the targets
 	@echo "discovr-ray: make TARGET"
@@ -66,6 +66,9 @@ bench: setup ## measure one training step and the reading of clips (about 10 min
 	@echo "bench: one full step of the paper's model, then clips per second of the reading path; the machine should be idle"
 	$(RUN) benchmarks/step.py
 	$(RUN) benchmarks/ingest.py
+
+prove: setup ## pretrain on synthetic echo and hold the encoder against random weights and raw pixels (15 minutes on 2 idle cores)
+	$(RUN) benchmarks/prove.py --output runs/prove $(PROVE_ARGS)
 
 fuzz: setup ## spoil good files for ten minutes; each is read or refused, nothing crashes, hangs or eats the memory
 	$(RUN) tests/fuzz.py --seconds 600

@@ -1,4 +1,4 @@
-"""What `make submit` tells Ray about a job, from the arguments of jobs/pretrain.py: shown on the dashboard's page of jobs.
+"""What `make submit` tells Ray about a job, from the arguments of jobs/pretrain.py; the dashboard shows it.
 
     python cluster/job_metadata.py --config cluster/pretrain.yaml run.name=first
 

@@ -25,6 +25,7 @@
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?start this with sbatch}"
 
+# NVIDIA's driver: 580 or newer
 source "${DISCOVR_ENV:-.venv}/bin/activate"   # on a file system that all nodes see; pip install -r cluster/requirements.txt
 cpus_for_ray=$((SLURM_CPUS_PER_TASK * 2 / 3)) # of each node's cpus-per-task
 port=$((20000 + SLURM_JOB_ID % 4000 * 3))     # and the two behind it; another job's Ray may run on the same node

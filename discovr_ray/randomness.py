@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     VIDEO_MASK = 4
     IMAGE_MASK = 5
     SAMPLER = 6  # of a sweep
+    DEGRADATION = 7
 
 
 def clip_key(clip_id: str) -> int:

@@ -74,6 +74,12 @@ OPEN = (
     ),
     Choice("Head of the ejection fraction", "ridge, alpha by MAE on the validation split; and a small MLP beside it"),
     Choice(
+        "Segmentation: head, loss, size of the frames and which frames",
+        "one linear layer with a bias for each place, scores enlarged (bilinear) to the encoder's frame, "
+        "cross-entropy; the clip around each outlined frame, and of it the tubelet with the frame; weight decay and steps by Dice on "
+        "the validation split",
+    ),
+    Choice(
         "Intervals",
         "the paper gives none; here 95 % percentile bootstrap over test patients, seeded, same draws for all",
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from discovr_ray.evaluate.outlines import read_labelled
-from discovr_ray.launch import segmentation_page
+from discovr_ray.launch import attentive, robustness, segmentation_page
 from discovr_ray.launch.evaluate import Further, Prepared
 from discovr_ray.launch.segment import check_outlined
 
@@ -19,4 +19,8 @@ def further_for(prepared: Prepared) -> list[Further]:
     labelled = read_labelled(prepared.manifest, prepared.clips)
     if not isinstance(labelled, str):
         check_outlined(prepared.clips, labelled)
-    return [Further(segmentation_page.NAME, segmentation_page.run_segmentation)]
+    return [
+        Further(attentive.NAME, attentive.run_attentive),
+        Further(segmentation_page.NAME, segmentation_page.run_segmentation),
+        Further(robustness.NAME, robustness.run_robustness),
+    ]

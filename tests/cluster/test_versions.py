@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from cluster_files import FOLDER, ROOT
 from packaging.requirements import Requirement
 
@@ -68,6 +69,23 @@ def test_storage_drivers_are_pinned_within_their_extras() -> None:
     named = [found for path in FILES for found in re.findall(r"(gcsfs|adlfs)==([\d.]+)", path.read_text())]
     assert len(named) >= 4
     assert all(ranges[name].contains(pinned) for name, pinned in named)
+
+
+def drivers(text: str) -> list[int]:
+    """Of NVIDIA, that a file names: in an image, a check or a sentence."""
+    return [int(found) for found in re.findall(r"(?<=nvidia-)\d{3}|(?<=-ge )\d{3}|\d{3}(?= or newer)", text)]
+
+
+def test_gpu_machines_have_a_driver_for_the_pinned_pytorch() -> None:
+    """An older one would start, and PyTorch find no GPU."""
+    cuda = (torch.version.cuda or "13").partition(".")[0]
+    wanted = {"12": 525, "13": 580}[cuda]
+    named = {path.name: drivers(path.read_text()) for path in FILES}
+    assert all(version >= wanted for versions in named.values() for version in versions), named
+    assert {name for name, versions in named.items() if versions} >= {
+        "aws.yaml", "gcp.yaml", "azure.yaml", "onprem.yaml", "rayjob.yaml", "raycluster.yaml", "slurm.sh", "Dockerfile",
+    }  # fmt: skip
+    assert drivers("common-cu128-ubuntu-2204-nvidia-570") == [570]
 
 
 def test_another_version_would_be_noticed() -> None:

@@ -205,7 +205,7 @@ def test_files_that_are_no_configuration(tmp_path: Path, text: str, expected: st
 
 
 def test_a_missing_file_names_the_presets(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no preset \\(demo, paper_vit_base, vit_small\\)") as caught:
+    with pytest.raises(ConfigError, match="no preset \\(demo, paper_vit_base, prove, vit_small\\)") as caught:
         load_config(tmp_path / "absent.yaml")
     assert "No such file" in str(caught.value)
     binary = tmp_path / "binary.yaml"

@@ -114,6 +114,14 @@ def test_every_number_has_a_rule() -> None:
             )
             for section in ("run", "checkpoint")
         ),
+        (
+            {"data": {"decode_cpus": 2.0, "max_decode_cpus": 1.0}},
+            "data.max_decode_cpus = 1: must be 0 or at least data.decode_cpus = 2",
+        ),
+        (
+            {"run": {"gpus_per_worker": 0.5, "workers": 2}},
+            "run.gpus_per_worker = 0.5: must be 1 where run.workers = 2; NCCL takes no two workers of a run on one GPU",
+        ),
         ({"optim": {"lr": float("inf")}}, "optim.lr = inf: must be a finite number"),
         ({"optim": {"lr": float("nan")}}, "optim.lr = nan: must be at least 0"),
         (
@@ -163,6 +171,11 @@ def test_each_gpu_worker_needs_a_gpu() -> None:
     assert check_resources(config, [NodeRoom({}, 16, 2)]) == []
     assert check_resources(config, [NodeRoom({}, 16, 1)]) == ["run.workers = 2: each needs a GPU and the cluster has 1"]
     assert check_resources(load_config("demo"), [NodeRoom({}, 16, 0)]) == []
+    half = load_config("vit_small", ["run.workers=1", "run.gpus_per_worker=0.5"])
+    assert check_resources(half, [NodeRoom({}, 16, 0.5)]) == []
+    assert check_resources(half, [NodeRoom({}, 16, 0)]) == [
+        "run.workers = 1: each needs 0.5 GPUs and the cluster has 0"
+    ]
 
 
 def test_a_range_of_workers_holds_each_number_to_the_rules() -> None:

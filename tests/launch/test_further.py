@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -17,6 +18,8 @@ from discovr_ray.config import load_config
 from discovr_ray.data.adapters.listing import Trace
 from discovr_ray.data.manifest import read_labels, read_manifest, write_manifest
 from discovr_ray.data.traces import read_traces, write_traces
+from discovr_ray.evaluate.degradations import KINDS, LEVELS, parse_degraded_id
+from discovr_ray.evaluate.features import read_features
 from discovr_ray.model.discovr import Teacher
 from discovr_ray.model.weights import export_encoder
 
@@ -92,9 +95,42 @@ def test_segmentation_is_of_every_outlined_frame(done: Done) -> None:
 
 
 @pytest.mark.ray
+def test_the_attentive_probe_answers_every_test_video(done: Done) -> None:
+    found = further(done)["attentive"]
+    assert found["failed"] == 0
+    for about, metric in (("class", "macro_f1"), ("number", "mae")):
+        assert set(found[about]) == {"encoder", "random", "pixels"}
+        for of in found[about].values():
+            assert of["metrics"][metric]["low"] <= of["metrics"][metric]["high"]
+    answers = json.loads((done.output / "answers/pixels/attentive_class.json").read_text())["result"]
+    assert len(answers["predicted"]) == 6
+
+
+@pytest.mark.ray
+def test_every_test_video_is_asked_again_at_every_grade(done: Done) -> None:
+    found = further(done)["robustness"]
+    assert found["num_videos"] == {"class": 6, "number": 6}
+    assert len(found["points"]) == 3 * (1 + len(KINDS) * len(LEVELS))
+    clean = json.loads((done.output / "results.json").read_text())["results"]["encoder"]
+    for point in found["points"]:
+        if point["kind"] == "clean":
+            assert point["value"] == clean[point["probe"]]["metrics"][point["metric"]]
+    degraded = read_features(str(done.output / "features" / "degraded"))
+    assert len(degraded.clip_ids) == 6 * len(KINDS) * len(LEVELS)
+    known = read_features(str(done.output / "features" / "encoder"))
+    of = dict(zip(known.clip_ids, known.cls, strict=True))
+    moved = [
+        np.abs(x - of[parse_degraded_id(name)[0]]).max()
+        for name, x in zip(degraded.clip_ids, degraded.cls, strict=True)
+    ]
+    assert min(moved) > 0, "each degradation reaches the encoder"
+
+
+@pytest.mark.ray
 def test_the_page_shows_it(done: Done) -> None:
     page = re.sub(r"<script.*?</script>", "", (done.output / "report.html").read_text(), flags=re.DOTALL)
-    for text in ("Segmentation", "Dice 84.4 % on CAMUS", "Masks: worst and best", "Masks, moving", "mean mask"):
+    titles = ("Attentive probe", "Segmentation", "Masks: worst and best", "Masks, moving", "When pictures are worse")
+    for text in (*titles, "Dice 84.4 % on CAMUS", "mean mask", "a sector of 30 degrees without contact"):
         assert text in page, text
 
 

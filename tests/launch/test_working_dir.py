@@ -39,6 +39,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def test_the_code_goes_along_and_little_else(checkout: Path, tmp_path: Path) -> None:
     data = {"runs/first/step_00000001/student.bin": 10, "clips/a.avi": 10, "manifests/m.parquet": 10, ".venv/x": 10}
+    data |= {".ray-token-7": 10, "discovr-7.log": 10}  # of a Slurm job that was started here
     for name, size in data.items():
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_bytes(bytes(size))

@@ -10,10 +10,10 @@ import numpy as np
 import optuna
 import plotly.graph_objects
 import pytest
-from made_sweep import METRIC, MOMENTUM, RUNGS, WEIGHT, K, make_sweep
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from page_reader import CHROMIUM, Page, drawn_page, screenshot
+from trained_trials import METRIC, MOMENTUM, RUNGS, WEIGHT, K, make_sweep
 
 from discovr_ray.config import load_config
 from discovr_ray.errors import SweepError

@@ -1,0 +1,173 @@
+"""Attentive probe: one learned query attends to a clip's frozen patch tokens, and a linear layer answers.
+
+Cross-attention with a single query needs no matrices for keys and values: what they would do to the score is a vector
+in the tokens' own space, and what they would do to the pooled token the linear layer does. So the probe is two vectors
+of the tokens' width for each answer, and is as fast as its data.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from discovr_ray.errors import EvaluationError
+from discovr_ray.evaluate.metrics import ClassPredictions, NumberPredictions, class_metrics, number_metrics
+from discovr_ray.evaluate.segmentation import TokenArray
+from discovr_ray.evaluate.splits import Problem, Side
+
+WEIGHT_DECAYS = (0.01, 1.0, 10.0)  # of AdamW, times its learning rate
+LEARNING_RATE = 3e-3
+BATCH = 64  # clips of a step
+MIN_STEPS, EPOCHS = 400, 10  # a fit is as long as the longer of the two
+TRIES, PATIENCE = 20, 5  # steps at which a fit is asked on the validation split, and how many may be no better
+PREDICT_BATCH = 256  # clips
+
+
+class AttentiveProbe(NamedTuple):
+    answers: ClassPredictions | NumberPredictions  # of the test split
+    chosen: dict[str, float]  # on the validation split
+    validation: dict[str, float]  # weight decay -> macro F1, or MAE, there
+
+
+class _Model(NamedTuple):
+    query: Tensor  # [D]
+    weight: Tensor  # [D, C], C = 1 for a number
+    bias: Tensor  # [C]
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Standardised tokens [n, N, D] -> [n, C]."""
+        attention = (tokens @ self.query / tokens.shape[-1] ** 0.5).softmax(dim=1)
+        pooled = torch.einsum("bn,bnd->bd", attention, tokens)
+        return pooled @ self.weight + self.bias
+
+
+class _Scale(NamedTuple):
+    """Standardises tokens and numbers, by the training split."""
+
+    mean: Tensor  # [D]
+    deviation: Tensor
+    y_mean: float
+    y_deviation: float
+
+
+class _Fit(NamedTuple):
+    score: float  # on the validation split, higher is better
+    decay: float
+    step: int
+    model: _Model
+
+
+def attentive_probe(problem: Problem, tokens: TokenArray, seed: int) -> AttentiveProbe:
+    """Fit on the training split; weight decay and step have the best macro F1, or MAE, on the validation split.
+
+    Classes weigh alike whatever their size. Of equal choices the larger decay wins. Deterministic for a seed.
+
+    Args:
+        problem: its `x` [n, 1] are row numbers of `tokens`.
+        tokens: [videos, N, D].
+    Errors:
+        EvaluationError: tokens of another number of axes, or that are not finite.
+    """
+    if tokens.ndim != 3:
+        raise EvaluationError(f"attentive probe: tokens of shape {tokens.shape}: videos, tokens and width are expected")
+    train = _tokens(problem.train, tokens)
+    if not torch.isfinite(train).all():
+        raise EvaluationError("attentive probe: patch tokens that are not finite")
+    y = problem.train.y.astype(np.float64)
+    flat = train.flatten(0, 1)
+    scale = _Scale(
+        flat.mean(dim=0),
+        flat.std(dim=0, correction=0).clamp(min=1e-6),
+        0.0 if problem.classes else float(y.mean()),
+        1.0 if problem.classes else float(y.std()),
+    )
+    fits = [_fit(problem, tokens, scale, (decay, seed)) for decay in WEIGHT_DECAYS]
+    best = max(fits, key=lambda fit: (fit.score, fit.decay))
+    sign = 1 if problem.classes else -1
+    return AttentiveProbe(
+        _answers(problem, problem.test, tokens, (scale, best.model)),
+        {"weight_decay": best.decay, "step": float(best.step)},
+        {f"weight_decay={fit.decay:g}": sign * fit.score for fit in fits},
+    )
+
+
+def _fit(problem: Problem, tokens: TokenArray, scale: _Scale, choice: tuple[float, int]) -> _Fit:
+    """One weight decay at its best step. `choice`: weight decay, seed."""
+    decay, seed = choice
+    side, width = problem.train, tokens.shape[2]
+    generator = torch.Generator().manual_seed(seed)
+    outputs = max(1, len(problem.classes))
+    # a query of zeros attends to all tokens alike; the linear layer starts small, so that the query gets a gradient
+    model = _Model(
+        torch.zeros(width, requires_grad=True),
+        (0.01 * torch.randn(width, outputs, generator=generator)).requires_grad_(),
+        torch.zeros(outputs, requires_grad=True),
+    )
+    groups = [{"params": model[:2], "weight_decay": decay}, {"params": model[2:], "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=LEARNING_RATE)
+    y = torch.from_numpy((side.y - scale.y_mean) / scale.y_deviation).float()
+    weights = None
+    if problem.classes:
+        counts = np.bincount(side.y, minlength=outputs)
+        weights = torch.from_numpy(len(side.y) / (outputs * counts.clip(1))).float()
+    batch = min(BATCH, len(side.y))
+    num_steps = max(MIN_STEPS, EPOCHS * len(side.y) // batch)
+    every = max(1, num_steps // TRIES)
+    best, tries = _Fit(-np.inf, decay, 0, model), 0
+    order = torch.zeros(0, dtype=torch.int64)
+    for step in range(1, num_steps + 1):
+        if len(order) < batch:
+            order = torch.cat([order, torch.randperm(len(side.y), generator=generator)])
+        rows, order = order[:batch], order[batch:]
+        found = model(_standard(side.take(rows.numpy()), tokens, scale))
+        if problem.classes:
+            loss = functional.cross_entropy(found, y[rows].long(), weights)
+        else:
+            loss = functional.mse_loss(found[:, 0], y[rows])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if step % every == 0:
+            now = _Model(*(part.detach().clone() for part in model))
+            score = _score(problem, tokens, (scale, now))
+            tries = 0 if score > best.score else tries + 1
+            best = _Fit(score, decay, step, now) if score > best.score else best
+            if tries >= PATIENCE:
+                break
+    return best
+
+
+def _score(problem: Problem, tokens: TokenArray, fitted: tuple[_Scale, _Model]) -> float:
+    answers = _answers(problem, problem.val, tokens, fitted)
+    if isinstance(answers, ClassPredictions):
+        return class_metrics(answers)["macro_f1"](None)
+    return -number_metrics(answers)["mae"](None)
+
+
+def _answers(
+    problem: Problem, side: Side, tokens: TokenArray, fitted: tuple[_Scale, _Model]
+) -> ClassPredictions | NumberPredictions:
+    scale, model = fitted
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(side.y), PREDICT_BATCH):
+            some = side.take(np.arange(start, min(start + PREDICT_BATCH, len(side.y))))
+            parts.append(model(_standard(some, tokens, scale)))
+    found = torch.cat(parts).double()
+    if problem.classes:
+        scores: npt.NDArray[np.float64] = found.softmax(dim=1).numpy()
+        return ClassPredictions(side.y, scores.argmax(axis=1), scores)
+    return NumberPredictions(side.y, found[:, 0].numpy() * scale.y_deviation + scale.y_mean)
+
+
+def _standard(side: Side, tokens: TokenArray, scale: _Scale) -> Tensor:
+    return (_tokens(side, tokens) - scale.mean) / scale.deviation
+
+
+def _tokens(side: Side, tokens: TokenArray) -> Tensor:
+    return torch.from_numpy(np.asarray(tokens[side.x[:, 0].astype(np.intp)], np.float32))

@@ -1,0 +1,68 @@
+"""The attentive probe finds what one token among many says, and chooses nothing on the test split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import classification, regression
+
+from discovr_ray.errors import EvaluationError
+from discovr_ray.evaluate import attentive
+from discovr_ray.evaluate.attentive import attentive_probe
+from discovr_ray.evaluate.linear import linear_probe
+from discovr_ray.evaluate.metrics import class_metrics, number_metrics
+from discovr_ray.evaluate.splits import Problem
+
+
+def with_rows(problem: Problem) -> tuple[Problem, Any]:
+    """The problem about row numbers, and tokens: one of 16, marked by its last value, has the features."""
+    generator = np.random.default_rng(0)
+    sides, parts, start = {}, [], 0
+    for name in ("train", "val", "test"):
+        side = getattr(problem, name)
+        count, width = side.x.shape
+        tokens = generator.normal(scale=1.5, size=(count, 16, width + 1))
+        tokens[:, :, -1] = 0
+        places = generator.integers(16, size=count)
+        tokens[np.arange(count), places] = np.concatenate([side.x, np.full((count, 1), 4.0)], axis=1)
+        parts.append(tokens)
+        sides[name] = side._replace(x=np.arange(start, start + count, dtype=np.float32)[:, None])
+        start += count
+    return problem._replace(**sides), np.concatenate(parts).astype(np.float16)
+
+
+def test_it_looks_where_the_answer_is() -> None:
+    """The mean over tokens drowns the one that knows among fifteen that do not."""
+    problem, tokens = with_rows(classification(num_patients=100, noise=0.5))
+    found = attentive_probe(problem, tokens, seed=0)
+    means = {
+        name: getattr(problem, name)._replace(x=tokens[getattr(problem, name).x[:, 0].astype(int)].mean(axis=1))
+        for name in ("train", "val", "test")
+    }
+    of_means = linear_probe(problem._replace(**means)).answers
+    assert class_metrics(found.answers)["macro_f1"](None) > class_metrics(of_means)["macro_f1"](None) + 0.1
+    best = found.validation[f"weight_decay={found.chosen['weight_decay']:g}"]
+    assert best == max(found.validation.values())
+
+
+def test_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, tokens = with_rows(regression(num_patients=100, noise=1.0))
+    found = attentive_probe(problem, tokens, seed=0)
+    assert number_metrics(found.answers)["r2"](None) > 0.5
+    assert min(found.validation.values()) == found.validation[f"weight_decay={found.chosen['weight_decay']:g}"]
+    # other answers on the test split, same predictions: nothing is chosen there
+    monkeypatch.setattr(attentive, "WEIGHT_DECAYS", (1.0,))  # one fit is enough to see it
+    one = attentive_probe(problem, tokens, seed=0).answers.predicted
+    other = problem._replace(test=problem.test._replace(y=problem.test.y[::-1].copy()))
+    assert np.array_equal(attentive_probe(other, tokens, seed=0).answers.predicted, one)
+
+
+def test_tokens_that_cannot_be_used_are_refused() -> None:
+    problem, tokens = with_rows(classification(num_patients=20))
+    with pytest.raises(EvaluationError, match="videos, tokens and width are expected"):
+        attentive_probe(problem, tokens[:, 0], seed=0)
+    tokens[0, 0, 0] = np.nan
+    with pytest.raises(EvaluationError, match="not finite"):
+        attentive_probe(problem, tokens, seed=0)
