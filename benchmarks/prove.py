@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
 from ablations import run_ablations
-from trial import SETTINGS, Trial, make_manifest, measures_of, pretrained
+from trial import NUM_LABELLED, SETTINGS, UNLABELLED_SEED, Trial, make_manifests, measures_of, pretrained
 from verdicts import aligned, plain, table
 
 from discovr_ray.config import load_config
@@ -34,6 +34,7 @@ from discovr_ray.launch.logs import show_progress
 from discovr_ray.launch.ray_session import start_ray
 
 RESULT_FILE = "prove.json"
+MANIFEST = "manifest/manifest.parquet"
 Found = TypeVar("Found")
 
 
@@ -73,6 +74,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="local folder for everything")
     parser.add_argument("--seed", type=int, default=0, help="of videos, weights and probes (default 0)")
+    parser.add_argument(
+        "--labelled", type=int, default=NUM_LABELLED, metavar="N", help=f"labelled videos (default {NUM_LABELLED})"
+    )
     parser.add_argument("--ablations", action="store_true", help="also pretrain without parts of the method")
     parser.add_argument(
         "--ablation-epochs", type=int, default=0, metavar="N", help="of each; 0 (default): as many as the preset"
@@ -90,23 +94,23 @@ def trial_of(arguments: argparse.Namespace) -> Trial:
     own = [
         f"run.storage_path={output}",
         f"run.seed={arguments.seed}",
-        f"data.synthetic_seed={arguments.seed}",
-        f"data.manifest={output / 'manifest' / 'manifest.parquet'}",
+        f"data.synthetic_seed={arguments.seed + UNLABELLED_SEED}",
+        f"data.manifest={output / 'unlabelled' / MANIFEST}",
     ]
-    return Trial(load_config("prove", [*arguments.overrides, *own]), output)
+    return Trial(load_config("prove", [*arguments.overrides, *own]), output, str(output / "labelled" / MANIFEST))
 
 
 def prove(trial: Trial, arguments: argparse.Namespace) -> None:
     clock = Clock()
     start_ray(dashboard=True)
-    counts = clock.time("videos and their manifest", lambda: make_manifest(trial))
+    counts = clock.time("videos and their manifests", lambda: make_manifests(trial, arguments.labelled))
     run = clock.time("pretraining", lambda: pretrained(trial))
     measures = clock.time("evaluation", lambda: measures_of(trial, run))
     result: dict[str, Any] = {
         "command": " ".join(["python benchmarks/prove.py", *sys.argv[1:]]),
         "seed": arguments.seed,
         "machine": machine(),
-        "splits": counts,
+        "videos": counts,
         "classes": SETTINGS.classes.name,
         "feature": SETTINGS.feature,
         "config": trial.config.to_dict(),

@@ -240,3 +240,9 @@ def test_allowed_imports_are_left_alone(tmp_path: Path) -> None:
     }
     plant(tmp_path, files)
     assert violations(tmp_path) == []
+
+
+def test_no_two_modules_of_the_tests_have_one_name() -> None:
+    """pytest puts their folders on the path, where the second would be taken for the first."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
