@@ -23,8 +23,8 @@ from discovr_ray.report.sweep_trials import (
 
 MAX_PAIRED_FIELDS = 4  # six pairs
 CHOICE = (
-    "Trials that were stopped early are not in the choice: their values are those of fewer steps. Each trial was trained "
-    "once, with one seed, so a part of the lead of the best is luck."
+    "Trials that were stopped early are not in the choice: their values are those of fewer steps. Each trial was "
+    "trained once, with one seed, so a part of the lead of the best is luck."
 )
 
 
