@@ -6,8 +6,9 @@
 The jobs' own code makes the videos, ingests them, pretrains (preset prove) and evaluates; DIR has all that they leave,
 the evaluation's page included. Then numbers of the test split are judged: kNN balanced accuracy, R2 of the ejection
 fraction, Dice of the left ventricle. "proven" means that the encoder's 95 % bootstrap interval over patients lies above
-those of both floors. The same command again continues what was interrupted. prove.json has everything.
-Exit codes: 0 measured, whatever the verdict; 1 failed on the way; 2 refused.
+those of both floors. The same command again continues what was interrupted. prove.json has everything,
+prove.md the tables.
+Exit codes: 0 measured, whatever the verdict; 1 failed on the way; 2 refused; 130 stopped.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 from ablations import run_ablations
 from trial import NUM_LABELLED, SETTINGS, UNLABELLED_SEED, Trial, make_manifests, measures_of, pretrained
-from verdicts import aligned, plain, table
+from verdicts import aligned, markdown, plain, table
 
 from discovr_ray.config import load_config
 from discovr_ray.errors import ConfigError, DiscovrError
 from discovr_ray.launch.logs import show_progress
 from discovr_ray.launch.ray_session import start_ray
 
-RESULT_FILE = "prove.json"
+RESULT_FILE, TABLES_FILE = "prove.json", "prove.md"
 MANIFEST = "manifest/manifest.parquet"
 Found = TypeVar("Found")
 
@@ -65,6 +66,9 @@ def main() -> int:
     except DiscovrError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with what is missing", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -118,12 +122,12 @@ def prove(trial: Trial, arguments: argparse.Namespace) -> None:
         "seconds": clock.seconds,
     }
     rows = table(measures)
-    write(trial.output, result)
+    write(trial.output, result, markdown(rows))
     print(aligned(rows))
     print(f"seconds: {sum(clock.seconds.values()):.0f} in all; {clock.seconds}")
     if arguments.ablations:
         ablations = clock.time("ablations", lambda: run_ablations(trial, arguments.ablation_epochs))
-        write(trial.output, {**result, "ablations": ablations.plain})
+        write(trial.output, {**result, "ablations": ablations.plain}, f"{markdown(rows)}\n{markdown(ablations.table)}")
         print(aligned(ablations.table))
     print(f"numbers  {trial.output / RESULT_FILE}")
 
@@ -138,7 +142,8 @@ def machine() -> dict[str, Any]:
     return Machine(os.cpu_count() or 1, platform.machine(), platform.python_version())._asdict()
 
 
-def write(output: Path, result: dict[str, Any]) -> None:
+def write(output: Path, result: dict[str, Any], tables: str) -> None:
+    (output / TABLES_FILE).write_text(tables)
     (output / RESULT_FILE).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 

@@ -52,11 +52,12 @@ def misaligned(in_benchmarks: None) -> Iterator[ModuleType]:
 def test_the_verdict_is_that_of_the_harder_floor(
     in_benchmarks: None, own: Estimate, random: Estimate, pixels: Estimate, answer: str
 ) -> None:
-    from verdicts import Measure, judge, plain, table
+    from verdicts import Measure, judge, markdown, plain, table
 
     measure = Measure("kNN", "balanced_accuracy", {"encoder": own, "random": random, "pixels": pixels})
     assert judge(measure).answer == answer
     assert table([measure])[1][-1] == answer
+    assert markdown(table([measure])).splitlines()[2].endswith(f"| {answer} |")
     assert plain([measure])[0]["encoder"] == {"value": own.value, "low": own.low, "high": own.high}
 
 
