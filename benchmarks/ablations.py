@@ -70,7 +70,7 @@ def changed(trial: Trial, variant: Variant, epochs: int) -> Trial:
         values[section] |= fields
     values["schedule"]["epochs"] = epochs or trial.config.schedule.epochs
     values["run"] |= {"name": variant.folder, "storage_path": str(output)}
-    return Trial(parse_config(values), output)
+    return Trial(parse_config(values), output, trial.labelled)
 
 
 def _run(trial: Trial, variant: Variant, epochs: int) -> list[Measure]:

@@ -6,8 +6,9 @@
 The jobs' own code makes the videos, ingests them, pretrains (preset prove) and evaluates; DIR has all that they leave,
 the evaluation's page included. Then numbers of the test split are judged: kNN balanced accuracy, R2 of the ejection
 fraction, Dice of the left ventricle. "proven" means that the encoder's 95 % bootstrap interval over patients lies above
-those of both floors. The same command again continues what was interrupted. prove.json has everything.
-Exit codes: 0 measured, whatever the verdict; 1 failed on the way; 2 refused.
+those of both floors. The same command again continues what was interrupted. prove.json has everything,
+prove.md the tables.
+Exit codes: 0 measured, whatever the verdict; 1 failed on the way; 2 refused; 130 stopped.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from typing import Any, NamedTuple, TypeVar
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
 from ablations import run_ablations
-from trial import SETTINGS, Trial, make_manifest, measures_of, pretrained
-from verdicts import aligned, plain, table
+from trial import NUM_LABELLED, SETTINGS, UNLABELLED_SEED, Trial, make_manifests, measures_of, pretrained
+from verdicts import aligned, markdown, plain, table
 
 from discovr_ray.config import load_config
 from discovr_ray.errors import ConfigError, DiscovrError
 from discovr_ray.launch.logs import show_progress
 from discovr_ray.launch.ray_session import start_ray
 
-RESULT_FILE = "prove.json"
+RESULT_FILE, TABLES_FILE = "prove.json", "prove.md"
+MANIFEST = "manifest/manifest.parquet"
 Found = TypeVar("Found")
 
 
@@ -64,6 +66,9 @@ def main() -> int:
     except DiscovrError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with what is missing", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -73,6 +78,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="local folder for everything")
     parser.add_argument("--seed", type=int, default=0, help="of videos, weights and probes (default 0)")
+    parser.add_argument(
+        "--labelled", type=int, default=NUM_LABELLED, metavar="N", help=f"labelled videos (default {NUM_LABELLED})"
+    )
     parser.add_argument("--ablations", action="store_true", help="also pretrain without parts of the method")
     parser.add_argument(
         "--ablation-epochs", type=int, default=0, metavar="N", help="of each; 0 (default): as many as the preset"
@@ -90,23 +98,23 @@ def trial_of(arguments: argparse.Namespace) -> Trial:
     own = [
         f"run.storage_path={output}",
         f"run.seed={arguments.seed}",
-        f"data.synthetic_seed={arguments.seed}",
-        f"data.manifest={output / 'manifest' / 'manifest.parquet'}",
+        f"data.synthetic_seed={arguments.seed + UNLABELLED_SEED}",
+        f"data.manifest={output / 'unlabelled' / MANIFEST}",
     ]
-    return Trial(load_config("prove", [*arguments.overrides, *own]), output)
+    return Trial(load_config("prove", [*arguments.overrides, *own]), output, str(output / "labelled" / MANIFEST))
 
 
 def prove(trial: Trial, arguments: argparse.Namespace) -> None:
     clock = Clock()
     start_ray(dashboard=True)
-    counts = clock.time("videos and their manifest", lambda: make_manifest(trial))
+    counts = clock.time("videos and their manifests", lambda: make_manifests(trial, arguments.labelled))
     run = clock.time("pretraining", lambda: pretrained(trial))
     measures = clock.time("evaluation", lambda: measures_of(trial, run))
     result: dict[str, Any] = {
         "command": " ".join(["python benchmarks/prove.py", *sys.argv[1:]]),
         "seed": arguments.seed,
         "machine": machine(),
-        "splits": counts,
+        "videos": counts,
         "classes": SETTINGS.classes.name,
         "feature": SETTINGS.feature,
         "config": trial.config.to_dict(),
@@ -114,12 +122,12 @@ def prove(trial: Trial, arguments: argparse.Namespace) -> None:
         "seconds": clock.seconds,
     }
     rows = table(measures)
-    write(trial.output, result)
+    write(trial.output, result, markdown(rows))
     print(aligned(rows))
     print(f"seconds: {sum(clock.seconds.values()):.0f} in all; {clock.seconds}")
     if arguments.ablations:
         ablations = clock.time("ablations", lambda: run_ablations(trial, arguments.ablation_epochs))
-        write(trial.output, {**result, "ablations": ablations.plain})
+        write(trial.output, {**result, "ablations": ablations.plain}, f"{markdown(rows)}\n{markdown(ablations.table)}")
         print(aligned(ablations.table))
     print(f"numbers  {trial.output / RESULT_FILE}")
 
@@ -134,7 +142,8 @@ def machine() -> dict[str, Any]:
     return Machine(os.cpu_count() or 1, platform.machine(), platform.python_version())._asdict()
 
 
-def write(output: Path, result: dict[str, Any]) -> None:
+def write(output: Path, result: dict[str, Any], tables: str) -> None:
+    (output / TABLES_FILE).write_text(tables)
     (output / RESULT_FILE).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 

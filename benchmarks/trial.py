@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,23 +15,31 @@ from discovr_ray.data import storage
 from discovr_ray.data.manifest import read_manifest
 from discovr_ray.data.synthetic import write_dataset
 from discovr_ray.errors import StreamError
+from discovr_ray.evaluate.bootstrap import Estimate
 from discovr_ray.evaluate.features import read_features
 from discovr_ray.evaluate.probes import run_knn, run_ridge
 from discovr_ray.evaluate.questions import pose_questions, problem_of
+from discovr_ray.evaluate.segmentation_scores import LEFT_VENTRICLE
 from discovr_ray.evaluate.settings import ProbeSettings
 from discovr_ray.evaluate.splits import Videos
 from discovr_ray.evaluate.targets import ClassRule
+from discovr_ray.exchange.encoders import open_encoder
+from discovr_ray.launch import segmentation_page
 from discovr_ray.launch.embed import embed
 from discovr_ray.launch.encode_videos import EmbedOptions
-from discovr_ray.launch.evaluate import EvaluationSummary, carry_out, prepare
+from discovr_ray.launch.evaluate import Further, Prepared, carry_out, prepare
 from discovr_ray.launch.ingest import ingest
 from discovr_ray.launch.preflight import run_uri
+from discovr_ray.launch.segment import Segmented, Task, segment
 from discovr_ray.launch.splits import SplitRule
 from discovr_ray.launch.trainer import pretrain
 from discovr_ray.model.weights import CARD_FILE
+from discovr_ray.report.section import Section
 
-# more test videos than the generator's own split has: intervals are as wide as these are few
-SPLITS = SplitRule("hash", (0.5, 0.15, 0.35))
+# few labels, as where pretraining matters, and many test videos: intervals are as wide as these are few
+SPLITS = SplitRule("hash", (0.25, 0.1, 0.65))
+NUM_LABELLED = 800
+UNLABELLED_SEED = 1000  # added to the seed: pretraining sees other patients than any split of the labelled ones
 SETTINGS = ProbeSettings(ClassRule("abnormal"), feature="patches", suite="quick")
 OPTIONS = EmbedOptions(clips_per_video=2, batch_size=16)
 ASKED = (
@@ -41,19 +49,28 @@ ASKED = (
 
 
 class Trial(NamedTuple):
-    config: Config  # data.manifest is below `output`
-    output: Path
+    """Pretraining takes `config.data.manifest`, which has no labelled video; probes take `labelled`."""
+
+    config: Config
+    output: Path  # of runs and answers
+    labelled: str  # manifest
 
 
-def make_manifest(trial: Trial) -> dict[str, int]:
-    """Videos of each split; made where they are not there yet."""
+def make_manifests(trial: Trial, num_labelled: int) -> dict[str, int]:
+    """Both data sets, made where they are not there yet; returns the videos of each split, and of none."""
     data = trial.config.data
-    if not Path(data.manifest).exists():
-        videos = trial.output / "echo"
-        write_dataset(videos, data.synthetic_clips, data.synthetic_seed, os.cpu_count() or 1)
-        ingest([str(videos)], str(Path(data.manifest).parent), SPLITS)
-    splits = read_manifest(data.manifest)["split"].to_pylist()
-    return {split: splits.count(split) for split in sorted(set(splits))}
+    _make(Path(data.manifest), data.synthetic_clips, data.synthetic_seed, SplitRule("none"))
+    _make(Path(trial.labelled), num_labelled, data.synthetic_seed - UNLABELLED_SEED, SPLITS)
+    splits = read_manifest(trial.labelled)["split"].to_pylist()
+    counts = {split: splits.count(split) for split in sorted(set(splits))}
+    return {"unlabelled": read_manifest(data.manifest).num_rows, **counts}
+
+
+def _make(manifest: Path, num_clips: int, seed: int, rule: SplitRule) -> None:
+    if not manifest.exists():
+        videos = manifest.parents[1] / "echo"
+        write_dataset(videos, num_clips, seed, os.cpu_count() or 1)
+        ingest([str(videos)], str(manifest.parent), rule)
 
 
 def pretrained(trial: Trial) -> str:
@@ -73,7 +90,7 @@ def pretrained(trial: Trial) -> str:
 
 def measures_of_encoder(trial: Trial, run: str) -> list[Measure]:
     """The same numbers of the encoder alone, asked by the same probes."""
-    manifest, folder = trial.config.data.manifest, f"{trial.output}/features/{trial.config.run.name}"
+    manifest, folder = trial.labelled, f"{trial.output}/features/{trial.config.run.name}"
     features = read_features(embed(run, manifest, folder, OPTIONS).videos_uri)
     videos = Videos(features.clip_ids, features.patient_ids, features.splits)
     questions = pose_questions(videos, features.labels, SETTINGS)
@@ -82,23 +99,38 @@ def measures_of_encoder(trial: Trial, run: str) -> list[Measure]:
         "knn": run_knn(problem_of(questions, "class", x), SETTINGS),
         "ridge": run_ridge(problem_of(questions, "number", x), SETTINGS),
     }
-    return _measures({ENCODER: found})
-
-
-def evaluated(trial: Trial, run: str) -> EvaluationSummary:
-    return carry_out(prepare(trial.config.data.manifest, run, str(trial.output / "evaluation"), SETTINGS, OPTIONS))
+    return _measures({ENCODER: found}, _dice_of_encoder(trial, run))
 
 
 def measures_of(trial: Trial, run: str) -> list[Measure]:
-    """The numbers that are judged, of the encoder and its floors."""
-    return _measures(evaluated(trial, run).evaluation.results)
+    """The numbers that are judged, of the encoder and its floors, by the whole evaluation and its page."""
+    dice: dict[str, Estimate] = {}
+
+    def segmented(prepared: Prepared) -> tuple[Mapping[str, Any], Sequence[Section]]:
+        values, sections = segmentation_page.run_segmentation(prepared)
+        dice.update({model: found["metrics"][LEFT_VENTRICLE]["dice"] for model, found in values["results"].items()})
+        return values, sections
+
+    output = str(trial.output / "evaluation")
+    prepared = prepare(trial.labelled, run, output, SETTINGS, OPTIONS)
+    summary = carry_out(prepared, [Further(segmentation_page.NAME, segmented)])
+    return _measures(summary.evaluation.results, dice)
 
 
-def _measures(results: Mapping[str, Mapping[str, Any]]) -> list[Measure]:
-    """Args: results: model -> name of the probe -> its result."""
-    return [
+def _dice_of_encoder(trial: Trial, run: str) -> dict[str, Estimate]:
+    manifest, output = trial.labelled, f"{trial.output}/segmentation/{trial.config.run.name}"
+    encoders = {ENCODER: open_encoder(run)}
+    found = segment(Task(manifest, read_manifest(manifest), encoders, output, SETTINGS, OPTIONS))
+    assert isinstance(found, Segmented), found  # the generator traces every video
+    return {model: result.metrics[LEFT_VENTRICLE]["dice"] for model, result in found.results.items()}
+
+
+def _measures(results: Mapping[str, Mapping[str, Any]], dice: Mapping[str, Estimate]) -> list[Measure]:
+    """Args: results: model -> name of the probe -> its result. dice: of the left ventricle, by model."""
+    asked = [
         Measure(
             title, metric, {model: found[probe].metrics[metric] for model, found in results.items() if probe in found}
         )
         for title, probe, metric in ASKED
     ]
+    return [*asked, Measure("left ventricle, linear head", "dice", dice)]

@@ -52,11 +52,12 @@ def misaligned(in_benchmarks: None) -> Iterator[ModuleType]:
 def test_the_verdict_is_that_of_the_harder_floor(
     in_benchmarks: None, own: Estimate, random: Estimate, pixels: Estimate, answer: str
 ) -> None:
-    from verdicts import Measure, judge, plain, table
+    from verdicts import Measure, judge, markdown, plain, table
 
     measure = Measure("kNN", "balanced_accuracy", {"encoder": own, "random": random, "pixels": pixels})
     assert judge(measure).answer == answer
     assert table([measure])[1][-1] == answer
+    assert markdown(table([measure])).splitlines()[2].endswith(f"| {answer} |")
     assert plain([measure])[0]["encoder"] == {"value": own.value, "low": own.low, "high": own.high}
 
 
@@ -113,7 +114,7 @@ def test_variants_differ_in_what_they_are_named_for(in_benchmarks: None, tmp_pat
     from ablations import MISALIGNED, WHOLE, changed, variants_of
     from trial import Trial
 
-    trial = Trial(load_config("prove"), tmp_path)
+    trial = Trial(load_config("prove"), tmp_path, "labelled")
     variants = variants_of(trial.config)
     configs = {variant.name: changed(trial, variant, epochs=2).config for variant in variants}
     assert len({variant.folder for variant in variants}) == len(variants) == 5
@@ -129,4 +130,4 @@ def test_variants_differ_in_what_they_are_named_for(in_benchmarks: None, tmp_pat
 def test_the_preset_fits_two_cores(in_benchmarks: None) -> None:
     config = load_config("prove")
     assert config.run.workers * config.run.cpus_per_worker + config.data.decode_cpus <= 2
-    assert derive_plan(config, config.data.synthetic_clips // 2).total_steps > 500
+    assert derive_plan(config, config.data.synthetic_clips).total_steps > config.checkpoint.every_steps
