@@ -58,8 +58,9 @@ lint: $(VENV)/.ready-dev ## ruff (rules and format), mypy, secrets in files, kno
 	@.ci/audit
 
 submit: ## run jobs/pretrain.py on a cluster: ARGS="--config cluster/pretrain.yaml run.name=first", ADDRESS=http://...
-	@RAY_AUTH_MODE=$${RAY_AUTH_MODE:-token} $(VENV)/bin/ray job submit --address "$(ADDRESS)" --working-dir . \
-		--runtime-env cluster/runtime_env.yaml $(SUBMIT_ARGS) -- python jobs/pretrain.py $(ARGS)
+	@metadata=$$($(VENV)/bin/python cluster/job_metadata.py $(ARGS)) && \
+		RAY_AUTH_MODE=$${RAY_AUTH_MODE:-token} $(VENV)/bin/ray job submit --address "$(ADDRESS)" --working-dir . \
+		--runtime-env cluster/runtime_env.yaml --metadata-json "$$metadata" $(SUBMIT_ARGS) -- python jobs/pretrain.py $(ARGS)
 
 bench: setup ## measure one training step and the reading of clips (about 10 minutes)
 	@echo "bench: one full step of the paper's model, then clips per second of the reading path; the machine should be idle"

@@ -71,6 +71,7 @@ def _add_probe_options(parser: argparse.ArgumentParser) -> None:
         ("anomaly_neighbours", int, "nearest normal videos"),
         ("resamples", int, "draws of patients for an interval"),
         ("few_label_seeds", int, "draws of patients for each share of labels"),
+        ("finetune_blocks", int, "last blocks of the encoder that are tuned, which takes long; 0: none"),
         ("seed", int, "of draws, random weights, MLP, components and map"),
     ):
         default = getattr(own, name)

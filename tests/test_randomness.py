@@ -77,7 +77,7 @@ def test_pinned_values() -> None:
     assert permutation(0, 0, 10).tolist() == PINNED_ORDER
     assert int(hash_words(7, 3, Purpose.VIDEO_MASK, PINNED_KEY)) == PINNED_HASH
     assert float(uniform(7, 3, Purpose.WINDOW, PINNED_KEY)) == PINNED_UNIFORM
-    assert [purpose.value for purpose in Purpose] == [1, 2, 3, 4, 5]
+    assert [purpose.value for purpose in Purpose] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_clip_keys_are_63_bit_and_distinct() -> None:

@@ -76,8 +76,8 @@ OPEN = (
     Choice(
         "Segmentation: head, loss, size of the frames and which frames",
         "one linear layer with a bias for each place, scores enlarged (bilinear) to the encoder's frame, "
-        "cross-entropy; the clip around each outlined frame, and of it the tubelet with the frame; weight decay and steps "
-        "by Dice on the validation split",
+        "cross-entropy; the clip around each outlined frame, and of it the tubelet with the frame; weight decay and "
+        "steps by Dice on the validation split",
     ),
     Choice(
         "Intervals",

@@ -25,6 +25,7 @@ class ProbeSettings:
     suite: Literal["paper", "quick"] = "paper"  # quick: kNN, anomalies, linear, ridge, and 200 draws
     resamples: int = 1000  # draws of patients for an interval
     few_label_seeds: int = 5  # draws of patients for each share of labels
+    finetune_blocks: int = 0  # last blocks of the encoder that are tuned, as a question of its own; 0: not asked
     seed: int = 0  # of draws, MLP head, principal components, map and random encoder
 
     def __post_init__(self) -> None:
@@ -37,6 +38,10 @@ class ProbeSettings:
             f"anomaly_neighbours = {self.anomaly_neighbours}: must be at least 1": self.anomaly_neighbours >= 1,
             f"resamples = {self.resamples}: must be at least 100": self.resamples >= 100,
             f"few_label_seeds = {self.few_label_seeds}: must be at least 1": self.few_label_seeds >= 1,
+            f"finetune_blocks = {self.finetune_blocks}: must be at least 0": self.finetune_blocks >= 0,
+            f"finetune_blocks = {self.finetune_blocks}: only the suite paper asks it": (
+                not self.finetune_blocks or self.suite == "paper"
+            ),
             f"seed = {self.seed}: must be from 0 to 2^32 - 1": 0 <= self.seed < 2**32,
         }
         if problems := [rule for rule, kept in rules.items() if not kept]:

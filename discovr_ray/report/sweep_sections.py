@@ -22,6 +22,10 @@ from discovr_ray.report.sweep_trials import (
 )
 
 MAX_PAIRED_FIELDS = 4  # six pairs
+CHOICE = (
+    "Trials that were stopped early are not in the choice: their values are those of fewer steps. Each trial was "
+    "trained once, with one seed, so a part of the lead of the best is luck."
+)
 
 
 def outcome(sweep: SweepResults, best: Sequence[BestConfig]) -> Section:
@@ -39,7 +43,7 @@ def outcome(sweep: SweepResults, best: Sequence[BestConfig]) -> Section:
             "objective without losing in another: the Pareto front. Which of them is best is for you to say."
         )
     missing = [trial.number for trial in front if trial.number not in {item.trial.number for item in best}]
-    paragraphs = [text, "Trials that were stopped early are not in the choice: their values are those of fewer steps."]
+    paragraphs = [text, CHOICE]
     if missing:
         paragraphs.append(f"No config.yaml is left of {_named(missing)}, so there is no file to train.")
     if best:

@@ -90,6 +90,9 @@ def open_study(sweep: Sweep, folder: str, resume: bool) -> optuna.Study:
     directions = [StudyDirection.MAXIMIZE] * len(sweep.objectives)
     study = optuna.create_study(study_name=sweep.spec.name, storage=database, directions=directions)
     study.set_user_attr(OBJECTIVES, list(sweep.objectives))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(list(sweep.objectives))  # what optuna-dashboard calls them
     study.set_user_attr(RUNGS, rungs_of(sweep))
     study.set_user_attr(FINGERPRINT, fingerprints(sweep))
     return study

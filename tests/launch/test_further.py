@@ -69,7 +69,7 @@ def done(echo_manifest: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
     (root / "encoder").mkdir()
     export_encoder(root / "encoder", config, Teacher(config).state_dict(), step=7)
     found = Done(0, root / "manifest" / "manifest.parquet", root / "encoder", root / "out")
-    return found._replace(code=run_job(found))
+    return found._replace(code=run_job(found, "--finetune-blocks", "1"))
 
 
 def further(done: Done) -> dict[str, Any]:
@@ -107,6 +107,16 @@ def test_the_attentive_probe_answers_every_test_video(done: Done) -> None:
 
 
 @pytest.mark.ray
+def test_fine_tuning_answers_every_test_video(done: Done) -> None:
+    found = further(done)["fine_tuning"]
+    assert (found["blocks"], found["about"]) == (1, "number")
+    assert set(found["results"]) == {"encoder", "random"}
+    answers = json.loads((done.output / "answers/encoder/fine_tuning_number.json").read_text())["result"]
+    assert len(answers["predicted"]) == 6
+    assert set(answers["validation"]) == {"rate=3e-05", "rate=0.0001"}
+
+
+@pytest.mark.ray
 def test_every_test_video_is_asked_again_at_every_grade(done: Done) -> None:
     found = further(done)["robustness"]
     assert found["num_videos"] == {"class": 6, "number": 6}
@@ -129,7 +139,14 @@ def test_every_test_video_is_asked_again_at_every_grade(done: Done) -> None:
 @pytest.mark.ray
 def test_the_page_shows_it(done: Done) -> None:
     page = re.sub(r"<script.*?</script>", "", (done.output / "report.html").read_text(), flags=re.DOTALL)
-    titles = ("Attentive probe", "Segmentation", "Masks: worst and best", "Masks, moving", "When pictures are worse")
+    titles = (
+        "Fine-tuning",
+        "Attentive probe",
+        "Segmentation",
+        "Masks: worst and best",
+        "Masks, moving",
+        "When pictures are worse",
+    )
     for text in (*titles, "Dice 84.4 % on CAMUS", "mean mask", "a sector of 30 degrees without contact"):
         assert text in page, text
 
@@ -157,4 +174,10 @@ def test_outlines_that_cannot_be_used_are_refused_first(
         ("beyond", beyond, "frame 999: has an outline, but the video has"),
     ):
         assert run_job(with_traces(done, tmp_path / name, wrong)) == 2
+        assert reason in capsys.readouterr().err
+    for more, reason in (
+        (("--finetune-blocks", "3"), "finetune_blocks = 3: must be at most the 2 blocks of the encoder"),
+        (("--finetune-blocks", "1", "--suite", "quick"), "finetune_blocks = 1: only the suite paper asks it"),
+    ):
+        assert run_job(done, *more) == 2
         assert reason in capsys.readouterr().err

@@ -105,6 +105,10 @@ def test_a_submitted_run_trains_and_leaves_its_encoder(
     assert re.search(r"^cost     [\d.e-]+ CPU worker-hours, 16 clips", done.stdout, re.MULTILINE)
     with request(job_server, "/api/train/v2/runs/v1", TOKEN) as answer:  # state tracking is on
         assert [run["name"] for run in json.load(answer)["train_runs"]] == ["demo"]
+    with request(job_server, "/api/jobs/", TOKEN) as answer:  # what the dashboard shows of a job
+        shown = [job["metadata"] for job in json.load(answer)]
+    run = str(tmp_path / "demo")
+    assert {"job_name": "demo", "run": run, "report": f"{run}/report.html"} in shown
 
 
 def test_a_refused_config_fails_the_job(job_server: dict[str, str], echo_manifest: str, tmp_path: Path) -> None:

@@ -106,17 +106,22 @@ def test_a_worker_dies_and_its_trial_goes_on_from_its_last_checkpoint(echo_manif
 
 
 def test_a_killed_sweep_goes_on_where_it_was(echo_manifest: str, tmp_path: Path) -> None:
-    path = write_sweep(tmp_path, echo_manifest, trials=2, concurrent=1)
+    """Trial 0 is finished when the driver is killed, trial 1 has begun."""
+    path = write_sweep(tmp_path, echo_manifest, trials=2, concurrent=1, asha={})
     first = Job([str(path)], tmp_path / "first.log", script="sweep.py")
-    first.wait_for(lambda: any(name.startswith(f"step_{FIRST + 1:08d}") for name in saved_steps(tmp_path, 0)))
+    first.wait_for(lambda: any(name.startswith("step_00000002") for name in saved_steps(tmp_path, 1)))
     first.kill()
-    saved = saved_steps(tmp_path, 0)
-    assert [trial.state for trial in trials(tmp_path)] == [TrialState.RUNNING]
+    finished, interrupted = trials(tmp_path)
+    assert (finished.state, interrupted.state) == (TrialState.COMPLETE, TrialState.RUNNING)
+    saved = saved_steps(tmp_path, 1)
     refused = Job([str(path)], tmp_path / "refused.log", script="sweep.py")
     assert refused.wait() == 2
     assert "already holds a sweep" in refused.output()
     again = Job([str(path), "--resume"], tmp_path / "again.log", script="sweep.py")
     assert again.wait() == 0, again.output()
     check_finished(tmp_path, 2)
-    assert set(saved) <= set(saved_steps(tmp_path, 0))
-    assert "trial 0 goes on" in again.output()
+    assert trials(tmp_path)[0] == finished
+    assert trials(tmp_path)[1].params == interrupted.params
+    names = saved_steps(tmp_path, 1)
+    assert set(saved) <= set(names)
+    assert len(names) == LAST

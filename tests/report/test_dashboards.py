@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trained_trials import METRIC, WEIGHT, make_sweep
 from page_reader import CHROMIUM, drawn_page, screenshot
+from trained_trials import METRIC, WEIGHT, make_sweep
 
 from discovr_ray.errors import SweepError
 from discovr_ray.report.dashboards import free_port, serve_dashboards

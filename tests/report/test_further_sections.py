@@ -5,11 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from discovr_ray.evaluate.bootstrap import Estimate
+from discovr_ray.evaluate.bootstrap import Estimate, draw_for_classes, draw_for_numbers
 from discovr_ray.evaluate.degradations import KINDS, LEVELS
+from discovr_ray.evaluate.metrics import ClassPredictions, NumberPredictions
+from discovr_ray.evaluate.results import ClassResult, NumberResult, class_result, number_result
 from discovr_ray.evaluate.robustness import Point, RobustnessResult
 from discovr_ray.evaluate.segmentation_scores import SegmentationResult
+from discovr_ray.report.attentive_section import attentive_section
+from discovr_ray.report.fine_tuning_section import fine_tuning_section
 from discovr_ray.report.overlays import LINE, overlay
+from discovr_ray.report.probe_text import with_interval
 from discovr_ray.report.robustness_sections import robustness_section
 from discovr_ray.report.section import Picture, section_html
 from discovr_ray.report.segmentation_sections import SegmentationPart, not_asked, segmentation_sections
@@ -38,6 +43,22 @@ def result(dice: float, nothing: int = 0, structures: tuple[str, ...] = ("lv", "
         ef_truth=[],
         ef_predicted=[],
     )
+
+
+IDS = [f"v{place}" for place in range(60)]
+CODES = np.arange(60) % 2
+
+
+def made_classes(noise: float) -> ClassResult:
+    second = 1 / (1 + np.exp(-(2 * CODES - 1 + noise * np.random.default_rng(0).normal(size=60))))
+    answers = ClassPredictions(CODES, (second > 0.5).astype(np.int64), np.stack([1 - second, second], axis=1))
+    return class_result(["0", "1"], IDS, answers, draw_for_classes(np.array(IDS), CODES, 100, 0))
+
+
+def made_numbers(noise: float) -> NumberResult:
+    truth = 40.0 + np.arange(60) / 3
+    answers = NumberPredictions(truth, truth + noise * np.random.default_rng(0).normal(size=60))
+    return number_result(IDS, answers, draw_for_numbers(np.array(IDS), truth, 100, 0))
 
 
 def part(**dice: float) -> SegmentationPart:
@@ -74,6 +95,23 @@ def test_a_floor_that_is_as_good_is_said() -> None:
         sections = segmentation_sections(part(encoder=0.9, random=0.7, pixels=0.6, none=mean_mask))
         assert sections[0].findings[0].level == level
         assert "mean mask" in sections[0].findings[0].sentence
+
+
+def test_attentive_probe_and_fine_tuning_stand_beside_what_has_learnt_nothing() -> None:
+    noise = {"encoder": 0.1, "random": 3.0, "pixels": 3.0}
+    classes = {model: made_classes(value) for model, value in noise.items()}
+    numbers = {model: made_numbers(value) for model, value in noise.items()}
+    section = attentive_section({"class": classes, "number": numbers}, num_failed=2)
+    assert [finding.level for finding in section.findings] == ["good", "good"]
+    text = section_html(section)[2]
+    assert with_interval(numbers["pixels"].metrics["mae"], "mae") in text
+    assert "in no number here: 2 videos" in text
+    tuned = {model: numbers[model] for model in ("encoder", "random")}
+    text = section_html(fine_tuning_section(tuned, 3))[2]
+    assert "The last 3 block(s)" in text
+    assert "The paper: MAE 6.32 on EchoNet-Dynamic, last three blocks tuned." in text
+    of_classes = fine_tuning_section({model: classes[model] for model in tuned}, 1)
+    assert "The paper" not in section_html(of_classes)[2], "the paper tunes for ejection fraction alone"
 
 
 def test_what_is_not_asked_is_said() -> None:
