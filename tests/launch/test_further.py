@@ -23,7 +23,6 @@ from discovr_ray.evaluate.features import read_features
 from discovr_ray.model.discovr import Teacher
 from discovr_ray.model.weights import export_encoder
 
-
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
