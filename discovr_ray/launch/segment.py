@@ -222,6 +222,7 @@ def _one_model(
     predicted = predict(fitted.head, tokens[test], size)
     chosen = {"weight_decay": fitted.weight_decay, "step": float(fitted.step)}
     result = _result(task, labelled, frames.of(test), predicted, (chosen, fitted.validation))
+    storage.remove_tree(kept.uri_of(model, KIND))  # else, killed here, an earlier result would find this head
     storage.write_bytes(head_uri, save(fitted.head._asdict()))
     kept.put(model, KIND, key, result)
     return result, predicted, fitted.head
@@ -281,5 +282,5 @@ def _key(task: Task, labelled: Labelled, frames: _Frames, tokens: TokenArray) ->
     rows = [[of.clip_id, of.frame, patient] for of, patient in zip(frames.labelled, frames.patients, strict=True)]
     digest.update(json.dumps([rows, task.clips["labels"].to_pylist()]).encode())
     for array in (frames.masks, tokens):
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
