@@ -7,10 +7,12 @@ import json
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import torch
 from safetensors.torch import load, save
 
 from discovr_ray.data import storage
@@ -277,7 +279,8 @@ def _ef(task: Task, labelled: Labelled, test: _Frames, masks: Mask) -> tuple[dic
 def _key(task: Task, labelled: Labelled, frames: _Frames, tokens: TokenArray) -> str:
     """Hash of everything that a result follows from."""
     settings = task.settings
-    facts = [VERSION, settings.seed, settings.draws, labelled.structures, frames.splits, library_versions()]
+    versions = {**library_versions(), "torch": torch.__version__, "monai": metadata.version("monai")}
+    facts = [VERSION, settings.seed, settings.draws, labelled.structures, frames.splits, versions]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     rows = [[of.clip_id, of.frame, patient] for of, patient in zip(frames.labelled, frames.patients, strict=True)]
     digest.update(json.dumps([rows, task.clips["labels"].to_pylist()]).encode())

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from discovr_ray.data.adapters.listing import Trace
 from discovr_ray.data.manifest import SCHEMA
@@ -15,6 +16,7 @@ from discovr_ray.evaluate.kept import KeptResults
 from discovr_ray.evaluate.outlines import Labelled, LabelledFrame
 from discovr_ray.evaluate.settings import ProbeSettings
 from discovr_ray.evaluate.targets import ClassRule
+from discovr_ray.launch import segment
 from discovr_ray.launch.encode_videos import EmbedOptions
 from discovr_ray.launch.segment import Task, _Frames, _one_model
 
@@ -43,7 +45,13 @@ def test_a_result_never_finds_the_head_of_another(tmp_path: Path, monkeypatch: p
         return result.dice, head.weight.tolist()
 
     before = asked(0)
-    assert asked(0) == before, "kept"
+    assert asked(0) == before
+    with monkeypatch.context() as forbidden:
+        forbidden.setattr(segment, "fit_head", lambda *arguments: pytest.fail("fitted again"))
+        assert asked(0) == before, "kept"
+        forbidden.setattr(torch, "__version__", "0")
+        with pytest.raises(pytest.fail.Exception, match="fitted again"):  # another torch, another head
+            asked(0)
     with monkeypatch.context() as killed:
         killed.setattr(KeptResults, "put", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
