@@ -109,7 +109,7 @@ def _key(problem: Problem, tokens: TokenArray, settings: ProbeSettings) -> str:
     for side in (problem.train, problem.val, problem.test):
         digest.update(json.dumps([side.clip_ids, side.patient_ids.tolist(), side.y.tolist()]).encode())
         digest.update(side.x.tobytes())
-    digest.update(np.ascontiguousarray(tokens))
+    digest.update(np.ascontiguousarray(tokens).data)
     return digest.hexdigest()
 
 

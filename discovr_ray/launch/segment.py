@@ -285,5 +285,5 @@ def _key(task: Task, labelled: Labelled, frames: _Frames, tokens: TokenArray) ->
     rows = [[of.clip_id, of.frame, patient] for of, patient in zip(frames.labelled, frames.patients, strict=True)]
     digest.update(json.dumps([rows, task.clips["labels"].to_pylist()]).encode())
     for array in (frames.masks, tokens):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
