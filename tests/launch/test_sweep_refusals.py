@@ -12,6 +12,7 @@ import pytest
 import yaml
 from pretrain_runs import ROOT
 
+from discovr_ray.data import storage
 from discovr_ray.launch import ray_session
 from discovr_ray.launch.sweep import prepare
 from discovr_ray.sweep.book import Book
@@ -106,6 +107,14 @@ def test_a_sweep_that_was_begun_needs_resume_and_stays_the_same(
     (Path(plan.folder) / "sweep.db").unlink()
     assert answer(job, monkeypatch, str(path), "--resume") == 2
     assert "has no study of it" in capfd.readouterr().err
+
+
+def test_a_report_asks_the_storage_as_the_sweep_does(
+    job: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISCOVR_STORAGE", "{}")
+    assert answer(job, monkeypatch, str(write_sweep(tmp_path)), "--report", "storage.attempts=2") == 2  # no sweep there
+    assert storage.settings().attempts == 2
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(

@@ -82,6 +82,18 @@ def test_an_interrupted_sweep_draws_what_an_uninterrupted_one_draws(tmp_path: Pa
     assert len({str(values) for values in drawn}) == 5
 
 
+def test_a_trial_that_was_killed_before_its_values_were_drawn_gets_the_same_ones(tmp_path: Path) -> None:
+    drawn = []
+    for place in ("whole", "killed"):
+        folder = tmp_path / place
+        folder.mkdir()
+        sweep = made_sweep(folder, search={"sampler": "random"})
+        if place == "killed":
+            open_study(sweep, str(folder), resume=False).ask()
+        drawn.append(begin(open_book(folder, sweep, resume=place == "killed")))
+    assert drawn[0] == drawn[1]
+
+
 def test_first_points_come_first(tmp_path: Path) -> None:
     book = open_book(tmp_path, made_sweep(tmp_path))
     book.enqueue_first([{"loss.w_scd": 0.25}, {"loss.w_scd": 1.0, "model.num_prototypes": 20}])
