@@ -52,7 +52,12 @@ def run_ablations(trial: Trial, epochs: int) -> Ablations:
     Errors:
         As of trial.pretrained.
     """
-    measures = {variant.name: _run(trial, variant, epochs) for variant in variants_of(trial.config)}
+    measures = {}
+    for variant in variants_of(trial.config):
+        print(f"prove: ablation: {variant.name}", flush=True)
+        measures[variant.name] = _run(trial, variant, epochs)
+        heads, *_, row = _table(measures)
+        print("; ".join(f"{head}: {cell}" for head, cell in zip(heads, row, strict=True)), flush=True)
     plain = {
         name: {measure.title: measure.found[ENCODER]._asdict() for measure in found} for name, found in measures.items()
     }
@@ -75,7 +80,6 @@ def changed(trial: Trial, variant: Variant, epochs: int) -> Trial:
 
 def _run(trial: Trial, variant: Variant, epochs: int) -> list[Measure]:
     own = changed(trial, variant, epochs)
-    print(f"prove: ablation: {variant.name}", flush=True)
     if variant.name != MISALIGNED:
         return measures_of_encoder(own, pretrained(own))
     with _misaligned_workers():

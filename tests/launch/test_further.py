@@ -23,6 +23,8 @@ from discovr_ray.evaluate.features import read_features
 from discovr_ray.model.discovr import Teacher
 from discovr_ray.model.weights import export_encoder
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
 
 class Done(NamedTuple):
     code: int
@@ -77,7 +79,6 @@ def further(done: Done) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.ray
 def test_segmentation_is_of_every_outlined_frame(done: Done) -> None:
     assert done.code == 0
     found = further(done)["segmentation"]
@@ -94,7 +95,6 @@ def test_segmentation_is_of_every_outlined_frame(done: Done) -> None:
     assert len(answers["dice"]) == 12
 
 
-@pytest.mark.ray
 def test_the_attentive_probe_answers_every_test_video(done: Done) -> None:
     found = further(done)["attentive"]
     assert found["failed"] == 0
@@ -106,7 +106,6 @@ def test_the_attentive_probe_answers_every_test_video(done: Done) -> None:
     assert len(answers["predicted"]) == 6
 
 
-@pytest.mark.ray
 def test_fine_tuning_answers_every_test_video(done: Done) -> None:
     found = further(done)["fine_tuning"]
     assert (found["blocks"], found["about"]) == (1, "number")
@@ -116,7 +115,6 @@ def test_fine_tuning_answers_every_test_video(done: Done) -> None:
     assert set(answers["validation"]) == {"rate=3e-05", "rate=0.0001"}
 
 
-@pytest.mark.ray
 def test_every_test_video_is_asked_again_at_every_grade(done: Done) -> None:
     found = further(done)["robustness"]
     assert found["num_videos"] == {"class": 6, "number": 6}
@@ -136,7 +134,6 @@ def test_every_test_video_is_asked_again_at_every_grade(done: Done) -> None:
     assert min(moved) > 0, "each degradation reaches the encoder"
 
 
-@pytest.mark.ray
 def test_the_page_shows_it(done: Done) -> None:
     page = re.sub(r"<script.*?</script>", "", (done.output / "report.html").read_text(), flags=re.DOTALL)
     titles = (
@@ -159,7 +156,6 @@ def with_traces(done: Done, folder: Path, traces: list[Trace]) -> Done:
     return done._replace(manifest=folder / "manifest.parquet", output=folder / "out")
 
 
-@pytest.mark.ray
 def test_outlines_that_cannot_be_used_are_refused_first(
     done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
