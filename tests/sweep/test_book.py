@@ -177,8 +177,8 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     [
         ("sqlite:////no/such/folder/sweep.db", "unable to open database file"),
         ("oracel://me:secret@host/db", "oracel://me:***@host/db"),
-        ("postgresql://me:pa@secret:w@host/db", "in a password @ is written %40"),
-        ("postgresql://me:pa@secret@host/db", "in a password @ is written %40"),
+        ("postgresql://me:secret@more:w@host/db", "in a password @ is written %40"),
+        ("postgresql://me:secret@more@host/db", "in a password @ is written %40"),
         ("postgresql://me:secret@host:port/db", "postgresql://me:***@host:port/db: cannot be taken apart"),
     ],
 )
