@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from verdicts import ENCODER, Measure
 
 from discovr_ray.config import Config
 from discovr_ray.data import storage
 from discovr_ray.data.manifest import read_manifest
 from discovr_ray.data.synthetic import write_dataset
-from discovr_ray.errors import StreamError
+from discovr_ray.errors import ConfigError, StreamError
 from discovr_ray.evaluate.bootstrap import Estimate
 from discovr_ray.evaluate.features import read_features
 from discovr_ray.evaluate.probes import run_knn, run_ridge
@@ -29,7 +30,7 @@ from discovr_ray.launch.embed import embed
 from discovr_ray.launch.encode_videos import EmbedOptions
 from discovr_ray.launch.evaluate import Further, Prepared, carry_out, prepare
 from discovr_ray.launch.ingest import ingest
-from discovr_ray.launch.preflight import run_uri
+from discovr_ray.launch.preflight import CONFIG_FILE, differences, run_uri
 from discovr_ray.launch.segment import Segmented, Task, segment
 from discovr_ray.launch.splits import SplitRule
 from discovr_ray.launch.trainer import pretrain
@@ -67,9 +68,9 @@ def make_manifests(trial: Trial, num_labelled: int) -> dict[str, int]:
 
 
 def _make(manifest: Path, num_clips: int, seed: int, rule: SplitRule) -> None:
+    videos = manifest.parents[1] / "echo"
+    write_dataset(videos, num_clips, seed, os.cpu_count() or 1)  # refuses a folder of another seed or number
     if not manifest.exists():
-        videos = manifest.parents[1] / "echo"
-        write_dataset(videos, num_clips, seed, os.cpu_count() or 1)
         ingest([str(videos)], str(manifest.parent), rule)
 
 
@@ -77,11 +78,16 @@ def pretrained(trial: Trial) -> str:
     """Folder of the finished run; an unfinished one goes on. Needs an initialised Ray.
 
     Errors:
-        As of launch.trainer.pretrain; StreamError: it was asked to stop.
+        As of launch.trainer.pretrain; StreamError: it was asked to stop. ConfigError: the finished run is of another
+            configuration, so its numbers would stand below one that they are not of.
     """
     config = dataclasses.replace(trial.config, run=dataclasses.replace(trial.config.run, resume=True))
     uri = run_uri(config)
-    if not storage.exists(storage.join(uri, CARD_FILE)):
+    if storage.exists(storage.join(uri, CARD_FILE)):
+        stored = yaml.safe_load(storage.read_bytes(storage.join(uri, CONFIG_FILE)))
+        if problems := differences(stored, config.to_dict()):
+            raise ConfigError([f"{uri} is finished: {problem}" for problem in problems])
+    else:
         summary = pretrain(config)
         if summary.steps < summary.total_steps:
             raise StreamError(f"{uri}: stopped after {summary.steps} steps; the same command goes on")

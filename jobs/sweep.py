@@ -60,8 +60,10 @@ def main() -> int:
 
 
 def report(sweep: Sweep) -> int:
+    from discovr_ray.data import storage
     from discovr_ray.launch.sweep import sweep_folder, write_report
 
+    storage.configure(sweep.config.storage)
     print(write_report(sweep_folder(sweep), sweep.spec.storage))
     return 0
 

@@ -2,7 +2,8 @@
 
 Cross-attention with a single query needs no matrices for keys and values: what they would do to the score is a vector
 in the tokens' own space, and what they would do to the pooled token the linear layer does. So the probe is two vectors
-of the tokens' width for each answer, and is as fast as its data.
+of the tokens' width for each answer, and is as fast as its data. The score may have a bias for each place (chosen on
+the validation split), so that tokens without positions, such as plain pixels, are not worse for that alone.
 """
 
 from __future__ import annotations
@@ -31,17 +32,18 @@ PREDICT_BATCH = 256  # clips
 class AttentiveProbe(NamedTuple):
     answers: ClassPredictions | NumberPredictions  # of the test split
     chosen: dict[str, float]  # on the validation split
-    validation: dict[str, float]  # weight decay -> macro F1, or MAE, there
+    validation: dict[str, float]  # weight decay, with or without places -> macro F1, or MAE, there
 
 
 class _Model(NamedTuple):
     query: Tensor  # [D]
+    place: Tensor  # [N], zeros where places are not to be told apart
     weight: Tensor  # [D, C], C = 1 for a number
     bias: Tensor  # [C]
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Standardised tokens [n, N, D] -> [n, C]."""
-        attention = (tokens @ self.query / tokens.shape[-1] ** 0.5).softmax(dim=1)
+        attention = (tokens @ self.query / tokens.shape[-1] ** 0.5 + self.place).softmax(dim=1)
         pooled = torch.einsum("bn,bnd->bd", attention, tokens)
         return pooled @ self.weight + self.bias
 
@@ -58,14 +60,16 @@ class _Scale(NamedTuple):
 class _Fit(NamedTuple):
     score: float  # on the validation split, higher is better
     decay: float
+    places: bool
     step: int
     model: _Model
 
 
 def attentive_probe(problem: Problem, tokens: TokenArray, seed: int) -> AttentiveProbe:
-    """Fit on the training split; weight decay and step have the best macro F1, or MAE, on the validation split.
+    """Fit on the training split; weight decay, places and step have the best macro F1, or MAE, on the validation split.
 
-    Classes weigh alike whatever their size. Of equal choices the larger decay wins. Deterministic for a seed.
+    Classes weigh alike whatever their size. Of equal choices the one without places and the larger decay wins.
+    Deterministic for a seed.
 
     Args:
         problem: its `x` [n, 1] are row numbers of `tokens`.
@@ -75,40 +79,54 @@ def attentive_probe(problem: Problem, tokens: TokenArray, seed: int) -> Attentiv
     """
     if tokens.ndim != 3:
         raise EvaluationError(f"attentive probe: tokens of shape {tokens.shape}: videos, tokens and width are expected")
-    train = _tokens(problem.train, tokens)
-    if not torch.isfinite(train).all():
-        raise EvaluationError("attentive probe: patch tokens that are not finite")
     y = problem.train.y.astype(np.float64)
-    flat = train.flatten(0, 1)
     scale = _Scale(
-        flat.mean(dim=0),
-        flat.std(dim=0, correction=0).clamp(min=1e-6),
+        *_moments(problem.train, tokens),
         0.0 if problem.classes else float(y.mean()),
         1.0 if problem.classes else float(y.std()),
     )
-    fits = [_fit(problem, tokens, scale, (decay, seed)) for decay in WEIGHT_DECAYS]
-    best = max(fits, key=lambda fit: (fit.score, fit.decay))
+    fits = [_fit(problem, tokens, scale, (decay, places, seed)) for places in (False, True) for decay in WEIGHT_DECAYS]
+    best = max(fits, key=lambda fit: (fit.score, not fit.places, fit.decay))
     sign = 1 if problem.classes else -1
     return AttentiveProbe(
         _answers(problem, problem.test, tokens, (scale, best.model)),
-        {"weight_decay": best.decay, "step": float(best.step)},
-        {f"weight_decay={fit.decay:g}": sign * fit.score for fit in fits},
+        {"weight_decay": best.decay, "places": float(best.places), "step": float(best.step)},
+        {f"weight_decay={fit.decay:g}{', places' * fit.places}": sign * fit.score for fit in fits},
     )
 
 
-def _fit(problem: Problem, tokens: TokenArray, scale: _Scale, choice: tuple[float, int]) -> _Fit:
-    """One weight decay at its best step. `choice`: weight decay, seed."""
-    decay, seed = choice
+def _moments(side: Side, tokens: TokenArray) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each of a token's D values; a part of the videos at a time, since all may be gigabytes.
+
+    Errors:
+        EvaluationError: tokens that are not finite.
+    """
+    total = torch.zeros(2, tokens.shape[2], dtype=torch.float64)
+    for start in range(0, len(side.y), PREDICT_BATCH):
+        rows = np.arange(start, min(start + PREDICT_BATCH, len(side.y)))
+        values = _tokens(side.take(rows), tokens).flatten(0, 1).double()
+        total += torch.stack([values.sum(dim=0), values.square().sum(dim=0)])
+    if not torch.isfinite(total).all():
+        raise EvaluationError("attentive probe: patch tokens that are not finite")
+    mean, square = total / (len(side.y) * tokens.shape[1])
+    return mean.float(), (square - mean.square()).clamp(min=0).sqrt().clamp(min=1e-6).float()
+
+
+def _fit(problem: Problem, tokens: TokenArray, scale: _Scale, choice: tuple[float, bool, int]) -> _Fit:
+    """One weight decay at its best step. `choice`: weight decay, whether places are told apart, seed."""
+    decay, places, seed = choice
     side, width = problem.train, tokens.shape[2]
     generator = torch.Generator().manual_seed(seed)
     outputs = max(1, len(problem.classes))
     # a query of zeros attends to all tokens alike; the linear layer starts small, so that the query gets a gradient
     model = _Model(
         torch.zeros(width, requires_grad=True),
+        torch.zeros(tokens.shape[1], requires_grad=places),
         (0.01 * torch.randn(width, outputs, generator=generator)).requires_grad_(),
         torch.zeros(outputs, requires_grad=True),
     )
-    groups = [{"params": model[:2], "weight_decay": decay}, {"params": model[2:], "weight_decay": 0.0}]
+    decayed = [part for part in model[:3] if part.requires_grad]
+    groups = [{"params": decayed, "weight_decay": decay}, {"params": model[3:], "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=LEARNING_RATE)
     y = torch.from_numpy((side.y - scale.y_mean) / scale.y_deviation).float()
     weights = None
@@ -118,7 +136,7 @@ def _fit(problem: Problem, tokens: TokenArray, scale: _Scale, choice: tuple[floa
     batch = min(BATCH, len(side.y))
     num_steps = max(MIN_STEPS, EPOCHS * len(side.y) // batch)
     every = max(1, num_steps // TRIES)
-    best, tries = _Fit(-np.inf, decay, 0, model), 0
+    best, tries = _Fit(-np.inf, decay, places, 0, model), 0
     order = torch.zeros(0, dtype=torch.int64)
     for step in range(1, num_steps + 1):
         if len(order) < batch:
@@ -136,7 +154,7 @@ def _fit(problem: Problem, tokens: TokenArray, scale: _Scale, choice: tuple[floa
             now = _Model(*(part.detach().clone() for part in model))
             score = _score(problem, tokens, (scale, now))
             tries = 0 if score > best.score else tries + 1
-            best = _Fit(score, decay, step, now) if score > best.score else best
+            best = _Fit(score, decay, places, step, now) if score > best.score else best
             if tries >= PATIENCE:
                 break
     return best

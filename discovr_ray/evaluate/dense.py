@@ -247,7 +247,8 @@ class DenseFolder:
                 ) from error
 
         with ThreadPoolExecutor(READ_THREADS) as pool:
-            yield from pool.map(read, uris)
+            for start in range(0, len(uris), READ_THREADS):  # a pool reads all that it is given, however slow we are
+                yield from pool.map(read, uris[start : start + READ_THREADS])
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from discovr_ray.config import Config, RunPlan, derive_plan
 from discovr_ray.data.manifest import select_clips
 from discovr_ray.data.synthetic import labels_of
+from discovr_ray.errors import ConfigError
 from discovr_ray.launch.preflight import absolute_paths, check_resume, load_clips, refuse_taken_name, run_uri
 from discovr_ray.launch.start_weights import check_start_weights
 from discovr_ray.train.estimate import estimate_memory
@@ -48,6 +49,10 @@ def _num_embedded_clips(config: Config) -> int:
     """Clips that the filters leave of the embedded data set, which need not be made for that."""
     seed = config.data.synthetic_seed
     rows = [labels_of(seed, index) for index in range(config.data.synthetic_clips)]
+    labels = {label for row in rows for label in row.labels}
+    if config.probe.every_steps and not config.probe.manifest and config.probe.label not in labels:
+        problem = f"probe.label = {config.probe.label!r}: the synthetic clips have {', '.join(sorted(labels))}"
+        raise ConfigError([problem])
     table = pa.table({"split": [row.file["Split"] for row in rows], "labels": [json.dumps(row.labels) for row in rows]})
     return int(select_clips(table, config.data.split, config.data.label_filter).num_rows)
 

@@ -7,10 +7,12 @@ import json
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import torch
 from safetensors.torch import load, save
 
 from discovr_ray.data import storage
@@ -222,6 +224,7 @@ def _one_model(
     predicted = predict(fitted.head, tokens[test], size)
     chosen = {"weight_decay": fitted.weight_decay, "step": float(fitted.step)}
     result = _result(task, labelled, frames.of(test), predicted, (chosen, fitted.validation))
+    storage.remove_tree(kept.uri_of(model, KIND))  # else, killed here, an earlier result would find this head
     storage.write_bytes(head_uri, save(fitted.head._asdict()))
     kept.put(model, KIND, key, result)
     return result, predicted, fitted.head
@@ -276,10 +279,11 @@ def _ef(task: Task, labelled: Labelled, test: _Frames, masks: Mask) -> tuple[dic
 def _key(task: Task, labelled: Labelled, frames: _Frames, tokens: TokenArray) -> str:
     """Hash of everything that a result follows from."""
     settings = task.settings
-    facts = [VERSION, settings.seed, settings.draws, labelled.structures, frames.splits, library_versions()]
+    versions = {**library_versions(), "torch": torch.__version__, "monai": metadata.version("monai")}
+    facts = [VERSION, settings.seed, settings.draws, labelled.structures, frames.splits, versions]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     rows = [[of.clip_id, of.frame, patient] for of, patient in zip(frames.labelled, frames.patients, strict=True)]
     digest.update(json.dumps([rows, task.clips["labels"].to_pylist()]).encode())
     for array in (frames.masks, tokens):
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

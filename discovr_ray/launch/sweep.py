@@ -16,11 +16,11 @@ from ray.tune.experiment import Trial
 from discovr_ray.config import derive_plan
 from discovr_ray.data import storage
 from discovr_ray.data.stream.nodes import alive_nodes, keep_statistics_here
-from discovr_ray.errors import RunExistsError, SweepError
+from discovr_ray.errors import RunExistsError, RunTakenError, SweepError
 from discovr_ray.launch.dry_run import number_of_clips
 from discovr_ray.launch.embedded import embedded_manifest
 from discovr_ray.launch.owner import hold, new_claim
-from discovr_ray.launch.preflight import absolute_paths, check_cluster
+from discovr_ray.launch.preflight import absolute_paths, check_cluster, load_clips
 from discovr_ray.launch.stop import ask_to_stop, run_interruptible, start_stop_flag
 from discovr_ray.launch.sweep_room import refuse_too_many, trials_at_once
 from discovr_ray.launch.sweep_search import RungScheduler, StudySearch
@@ -31,7 +31,7 @@ from discovr_ray.sweep.dimension import Values
 from discovr_ray.sweep.folder import SWEEP_FILE, run_name
 from discovr_ray.sweep.objective import measured
 from discovr_ray.sweep.space import describe
-from discovr_ray.sweep.spec import Sweep, spec_text
+from discovr_ray.sweep.spec import Sweep, masked, spec_text
 from discovr_ray.sweep.study import find_study, open_study, rungs_of, warm_starts
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class SweepPlan:
 
     sweep: Sweep  # with its steps known
     folder: str
-    first: tuple[Values, ...]  # what is tried first
+    first: tuple[Values, ...]  # what is tried first; nothing where the sweep has begun
     resume: bool
 
 
@@ -76,7 +76,11 @@ def prepare(sweep: Sweep, resume: bool = False, from_study: str = "") -> SweepPl
     if not resume and storage.exists(storage.join(folder, SWEEP_FILE)):
         raise SweepError([f"name = {name!r}: {folder} already holds a sweep; choose another name, or --resume it"])
     sweep = planned(sweep)
-    find_study(sweep, folder, resume)
+    study = find_study(sweep, folder, resume)
+    if study and study.get_trials(deepcopy=False):
+        if from_study:
+            raise SweepError([f"--from-study {masked(from_study)}: the sweep {name!r} has begun, with its own trials"])
+        return SweepPlan(sweep, folder, (), resume)
     points = [sweep.space.first(sweep.spec.first, sweep.config)]
     return SweepPlan(sweep, folder, (*points, *(warm_starts(from_study, sweep.space) if from_study else ())), resume)
 
@@ -85,7 +89,8 @@ def run_sweep(plan: SweepPlan) -> SweepSummary:
     """Run or continue a sweep; needs an initialised Ray (`ray_session.start_ray`).
 
     Errors:
-        SweepError, ConfigError, StorageError: refused before any trial starts.
+        SweepError, ConfigError, ManifestError, StorageError: refused before any trial starts.
+        RunTakenError: another start has taken the sweep over, since this one gave no sign of life.
     """
     sweep = plan.sweep
     check_cluster(sweep.config)
@@ -93,8 +98,11 @@ def run_sweep(plan: SweepPlan) -> SweepSummary:
     mine = new_claim(sweep.config.run.claim_timeout_s)
     flag = start_stop_flag(mine.start)
     try:
-        with hold(plan.folder, mine, on_lost=lambda: ask_to_stop(flag)):
-            return _run(plan, flag, mine.start)
+        with hold(plan.folder, mine, on_lost=lambda: ask_to_stop(flag)) as still_held:
+            summary = _run(plan, flag, mine.start)
+            if not still_held():
+                raise RunTakenError(f"{plan.folder}: another start of the sweep has taken it over")
+            return summary
     except RunExistsError as error:
         raise SweepError([f"name = {sweep.spec.name!r}: another start of the sweep goes on now ({error})"]) from None
 
@@ -111,7 +119,8 @@ def planned(sweep: Sweep) -> Sweep:
     """
     sweep.space.refuse_impossible(sweep.config)
     config = absolute_paths(sweep.config)
-    available = derive_plan(config, number_of_clips(config)).total_steps
+    num_clips = number_of_clips(measured(config, sweep.objectives, 1))  # so that the label is looked at, too
+    available = derive_plan(config, num_clips).total_steps
     steps = sweep.spec.steps or available
     if steps > available:
         raise SweepError([f"steps = {steps}: the configuration has {available}; raise schedule.epochs or lower steps"])
@@ -141,13 +150,14 @@ def describe_sweep(plan: SweepPlan) -> str:
 
 def _run(plan: SweepPlan, flag: Any, start: str) -> SweepSummary:
     sweep, folder = plan.sweep, plan.folder
+    shared = dataclasses.replace(sweep.config.run, storage_path=storage.absolute(sweep.spec.storage_path))
+    config = embedded_manifest(dataclasses.replace(sweep.config, run=shared))  # one data set for all its sweeps
+    load_clips(config)  # refuses what the trials would
     study = open_study(sweep, folder, plan.resume)
     storage.write_bytes(storage.join(folder, SWEEP_FILE), spec_text(sweep.spec).encode())
     book = Book(study, sweep)
     if not any(book.count().values()):
         book.enqueue_first(plan.first)
-    shared = dataclasses.replace(sweep.config.run, storage_path=storage.absolute(sweep.spec.storage_path))
-    config = embedded_manifest(dataclasses.replace(sweep.config, run=shared))  # one data set for all its sweeps
     keep_statistics_here()
     task = TrialTask(config.to_dict(), folder, tuple(book.rungs), sweep.objectives, storage.access(), flag)
     signals: list[int] = []

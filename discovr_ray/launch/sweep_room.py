@@ -50,7 +50,9 @@ def refuse_too_many(config: Config, nodes: Sequence[NodeRoom], concurrent: int) 
 def _workers_on(node: NodeRoom, config: Config) -> int:
     run = config.run
     by_cpus = _times(node.cpus, run.cpus_per_worker)
-    return min(by_cpus, _times(node.gpus, run.gpus_per_worker)) if run.use_gpu else by_cpus
+    if not run.use_gpu:
+        return by_cpus
+    return min(by_cpus, math.floor(node.gpus) * _times(1, run.gpus_per_worker))  # a share lies on one GPU
 
 
 def _times(there: float, each: float) -> int:

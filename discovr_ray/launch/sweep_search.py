@@ -67,6 +67,8 @@ class RungScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         number = int(trial.config["number"])
+        if result["stopped"]:  # the flag is the whole sweep's
+            self._book.is_stopping = True
         if not self._book.is_open(number) or result["stopped"]:
             return str(TrialScheduler.STOP)
         if result["failed"]:

@@ -25,7 +25,7 @@ from discovr_ray.launch.preflight import CONFIG_FILE, run_uri
 from discovr_ray.launch.trainer import pretrain
 from discovr_ray.sweep.dimension import Values
 from discovr_ray.sweep.folder import TRIALS_FOLDER, run_name
-from discovr_ray.sweep.objective import values_at
+from discovr_ray.sweep.objective import is_logged, values_at
 from discovr_ray.sweep.space import apply_values
 from discovr_ray.train import checkpoint
 from discovr_ray.train.run_log import METRICS_FILE, read_records
@@ -88,6 +88,7 @@ def run_leg(config: Config, rung: int, figures: Sequence[str], asked: Callable[[
     begun = storage.exists(storage.join(uri, CONFIG_FILE))
     leg = dataclasses.replace(config, schedule=schedule, run=dataclasses.replace(config.run, resume=begun))
     try:
+        retract_unmeasured(uri, rung, figures)
         if _saved_step(uri) < rung:
             summary = pretrain(leg, asked)
             if summary.steps < rung:
@@ -97,6 +98,16 @@ def run_leg(config: Config, rung: int, figures: Sequence[str], asked: Callable[[
         return Outcome(_saved_step(uri), [], diverged=str(error))
     except HOPELESS as error:
         return Outcome(_saved_step(uri), [], failed=str(error))
+
+
+def retract_unmeasured(uri: str, rung: int, figures: Sequence[str]) -> None:
+    """Have the way to a rung trained again where its checkpoint is there and its figures are not.
+
+    So it is after a kill between the checkpoint's upload and the log's, or a probe that could not be answered.
+    """
+    if _saved_step(uri) >= rung and not is_logged(read_records(uri, METRICS_FILE), rung, figures):
+        logger.warning("%s: figures of step %d are missing; it is trained again", uri, rung)
+        checkpoint.retract(uri, newer_than=rung - 1)
 
 
 def _saved_step(uri: str) -> int:

@@ -16,7 +16,8 @@ MAIN = {
 }
 LEAD = (
     "One learned query attends to the frozen patch tokens of the clip in the middle of each video, and a linear layer "
-    "answers. Fitted on the training split; weight decay and number of steps chosen on the validation split."
+    "answers. Fitted on the training split; weight decay, number of steps and whether the query knows places are "
+    "chosen on the validation split."
 )
 
 

@@ -46,6 +46,9 @@ def write_best(sweep: SweepResults) -> list[BestConfig]:
         head = f"# Trial {trial.number} of the sweep {sweep.name}, trained to the end of its schedules\n"
         storage.write_bytes(uri, (head + yaml.safe_dump(values, sort_keys=False)).encode())
         written.append(BestConfig(trial, uri))
+    for uri in storage.glob(storage.join(sweep.uri, BEST_FILE.replace(".yaml", "-[0-9]*.yaml"))):
+        if uri not in [best.uri for best in written]:
+            storage.remove_tree(uri)  # no longer on the front
     return written
 
 

@@ -66,7 +66,9 @@ class Book:
         """
         while not self.is_stopping:
             if self._interrupted:
-                trial = self._reopened(self._interrupted.pop(0))
+                number = self._interrupted.pop(0)  # a kill may have come before all its values were drawn
+                self._study.sampler = make_sampler(self._sweep.spec.search, number)
+                trial = self._reopened(number)
             elif self._is_spent():
                 return None
             else:
@@ -137,7 +139,7 @@ class Book:
         return optuna.Trial(self._study, frozen._trial_id)
 
     def _others_at(self, step: int, number: int) -> list[float]:
-        """Values of the other trials at a rung; those whose training ended earlier count as the worst."""
+        """Values of the other trials that have come to a rung."""
         trials = [trial for trial in self._study.get_trials(deepcopy=False) if trial.number != number]
         return [trial.intermediate_values[step] for trial in trials if step in trial.intermediate_values]
 

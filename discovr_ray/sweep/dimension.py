@@ -82,8 +82,8 @@ class Dimension:
         return trial.suggest_float(self.name, self.low, self.high, log=self.kind == "log_uniform")
 
 
-def parse_dimension(name: str, entry: Any, before: list[str]) -> Dimension | str:
-    """The dimension, or what is wrong with it."""
+def parse_dimension(name: str, entry: Any, before: Mapping[str, Dimension]) -> Dimension | str:
+    """The dimension, or what is wrong with it; `before` are those that stand before it."""
     if not isinstance(entry, dict):
         return f"must be a mapping with one of {', '.join(KINDS)}"
     kinds = [kind for kind in KINDS if kind in entry]
@@ -140,10 +140,16 @@ def _is_number(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _parse_when(raw: Any, before: list[str]) -> dict[str, tuple[Value, ...]] | str:
+def _parse_when(raw: Any, before: Mapping[str, Dimension]) -> dict[str, tuple[Value, ...]] | str:
     if not isinstance(raw, dict):
         return "when must be a mapping from a field to the values that it must have"
     for name in raw:
         if name not in before:
             return f"when: {name} must be a field of the space that stands before"
-    return {name: tuple(wanted) if isinstance(wanted, list) else (wanted,) for name, wanted in raw.items()}
+    when = {name: tuple(wanted) if isinstance(wanted, list) else (wanted,) for name, wanted in raw.items()}
+    for name, values in when.items():
+        if before[name].kind not in ("choice", "int"):
+            return f"when: {name} must be a choice or an int; a drawn number is never exactly one of these"
+        if wrong := [value for value in values if not before[name].contains(value)]:
+            return f"when: {name} is never {wrong[0]!r}: it is {before[name].describe()}"
+    return when

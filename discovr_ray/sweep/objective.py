@@ -51,6 +51,11 @@ def measured(config: Config, figures: Sequence[str], steps: int) -> Config:
     return dataclasses.replace(config, probe=probe)
 
 
+def is_logged(records: Sequence[Record], step: int, figures: Sequence[str]) -> bool:
+    """Whether the run has all figures after `step` optimiser steps."""
+    return any(found["step"] == step and all(name in found for name in figures) for found in records)
+
+
 def values_at(records: Sequence[Record], step: int, figures: Sequence[str], config: Config) -> list[float]:
     """The figures after `step` optimiser steps; `config` is the trial's.
 

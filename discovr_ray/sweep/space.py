@@ -114,7 +114,7 @@ def parse_space(raw: Mapping[str, Any]) -> tuple[Space, list[str]]:
     dimensions: list[Dimension] = []
     problems = [] if raw else ["space: must name at least one field, as in loss.w_scd: {uniform: [0, 2]}"]
     for name, entry in raw.items():
-        found = parse_dimension(str(name), entry, [dimension.name for dimension in dimensions])
+        found = parse_dimension(str(name), entry, {one.name: one for one in dimensions})
         if isinstance(found, Dimension):
             dimensions.append(found)
         else:

@@ -125,7 +125,8 @@ def spec_text(spec: SweepSpec) -> str:
 
 def masked(url: str) -> str:
     """A database URL with *** for its password."""
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+    url = re.sub(r"(://[^:/]*):.*@", r"\1:***@", url)  # a user's name may have an @, and so may a password
+    return re.sub(r"([?&][^=&]*pass[^=&]*=)[^&]*", r"\1***", url)
 
 
 def _refuse_missing(source: str | Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import warnings
 from typing import Any
 
@@ -21,7 +22,7 @@ from discovr_ray.errors import SweepError
 from discovr_ray.randomness import Purpose, hash_words
 from discovr_ray.sweep.asha import rungs
 from discovr_ray.sweep.dimension import Values
-from discovr_ray.sweep.folder import DATABASE_FILE, FINGERPRINT, OBJECTIVES, RUNGS, SWEEP_FILE, database_url
+from discovr_ray.sweep.folder import DATABASE_FILE, FINGERPRINT, OBJECTIVES, RUNGS, STEPS, SWEEP_FILE, database_url
 from discovr_ray.sweep.space import Space
 from discovr_ray.sweep.spec import Search, Sweep, masked
 
@@ -38,6 +39,7 @@ def connect(url: str) -> optuna.storages.RDBStorage:
         SweepError: no such kind of database, no driver for it, nobody answers, or no right to use it.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # the book tells what happens
+    _refuse_unreadable(url)
     try:
         backend = make_url(url).get_backend_name()
         options = {TIMEOUT_NAMES[backend]: 60 if backend == "sqlite" else WAIT_S} if backend in TIMEOUT_NAMES else {}
@@ -51,11 +53,28 @@ def connect(url: str) -> optuna.storages.RDBStorage:
         raise SweepError([f"storage = {masked(url)}: cannot be used: {reason}"]) from None
 
 
+def _refuse_unreadable(url: str) -> None:
+    """A URL that is taken apart at a wrong place: messages about its parts would show some of the password."""
+    try:
+        make_url(url)
+    except ValueError:  # of the port
+        is_readable = False
+    except SQLAlchemyError:  # `connect` tells why
+        return
+    else:
+        is_readable = not re.match(r"[^:]*://[^:/]*:[^@?]*@[^?]*@", url)
+    if not is_readable:
+        raise SweepError(
+            [f"storage = {masked(url)}: cannot be taken apart; in a password @ is written %40, : %3A and / %2F"]
+        )
+
+
 def find_study(sweep: Sweep, folder: str, resume: bool) -> optuna.Study | None:
     """The sweep's study if it is there and may be continued. Makes nothing but tables in a database that is named.
 
     Errors:
-        SweepError: see `connect`; a study of this name is there without `resume`, another sweep made it, or it is gone.
+        SweepError: see `connect`; a study of this name is there without `resume`, another sweep or another folder's
+            made it, or it is gone.
     """
     name, url = sweep.spec.name, database_url(folder, sweep.spec.storage)
     begun = storage.exists(storage.join(folder, SWEEP_FILE))
@@ -68,6 +87,13 @@ def find_study(sweep: Sweep, folder: str, resume: bool) -> optuna.Study | None:
     if not resume:
         raise SweepError([f"name = {name!r}: the storage has a study of this name; choose another, or --resume it"])
     study = optuna.load_study(study_name=name, storage=database)
+    if sweep.spec.storage and not begun and study.get_trials(deepcopy=False):  # its trials' runs are elsewhere
+        raise SweepError(
+            [
+                f"name = {name!r}: the storage has a study of this name, but {folder} holds no sweep; "
+                "give the storage_path that it was begun with, or choose another name"
+            ]
+        )
     found, wanted = study.user_attrs.get(FINGERPRINT) or {}, fingerprints(sweep)
     if problems := [
         f"{part}: not that of the study {name!r}; another sweep needs another name"
@@ -155,9 +181,13 @@ def warm_starts(source: str, space: Space, most: int = 5) -> list[Values]:
     """
     study = _find_study(source)
     done = [trial for trial in study.get_trials(deepcopy=False) if trial.values and trial.state.is_finished()]
+    whole, sign = (study.user_attrs.get(RUNGS) or [0])[-1], -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
+    done = [  # without those that diverged
+        trial for trial in done if trial.state != TrialState.COMPLETE or trial.user_attrs.get(STEPS, whole) >= whole
+    ]
     best = {trial.number for trial in study.best_trials} if len(study.directions) > 1 else set()
     order = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1}
-    done.sort(key=lambda trial: (trial.number not in best, order.get(trial.state, 2), -trial.values[0]))
+    done.sort(key=lambda trial: (trial.number not in best, order.get(trial.state, 2), sign * trial.values[0]))
     fitting = [dict(trial.params) for trial in done if space.fits(trial.params)]
     if not fitting:
         raise SweepError([f"--from-study {masked(source)}: none of its {len(done)} finished trials fits the space"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -10,10 +11,14 @@ import pytest
 import torch
 
 from discovr_ray.config import derive_plan, load_config
+from discovr_ray.data.synthetic import write_dataset
+from discovr_ray.errors import ConfigError, StorageError
 from discovr_ray.evaluate.bootstrap import Estimate
+from discovr_ray.launch.preflight import CONFIG_FILE, config_text
 from discovr_ray.model.decoder import Decoder
 from discovr_ray.model.discovr import Teacher, tubelet_features
 from discovr_ray.model.masks import video_visible
+from discovr_ray.model.weights import CARD_FILE
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY = [
@@ -125,6 +130,35 @@ def test_variants_differ_in_what_they_are_named_for(in_benchmarks: None, tmp_pat
     assert [config.data.num_frames for config in configs.values()].count(whole.data.num_frames // 4) == 1
     assert configs[MISALIGNED].model == whole.model
     assert configs[MISALIGNED].loss == whole.loss
+
+
+def test_a_finished_run_of_another_configuration_is_not_taken_for_this_one(in_benchmarks: None, tmp_path: Path) -> None:
+    from trial import Trial, pretrained
+
+    config = load_config("prove", [f"run.storage_path={tmp_path}"])
+    folder = tmp_path / config.run.name
+    folder.mkdir()
+    (folder / CARD_FILE).write_text("{}")  # written last
+    (folder / CONFIG_FILE).write_text(config_text(config))
+    assert pretrained(Trial(config, tmp_path, "labelled")) == str(folder)
+    other = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, epochs=2))
+    with pytest.raises(ConfigError, match=r"is finished: schedule\.epochs = 2: the run to be continued has 18"):
+        pretrained(Trial(other, tmp_path, "labelled"))
+
+
+@pytest.mark.parametrize(("num_labelled", "seed"), [(3, 0), (2, 1)])
+def test_videos_of_another_number_or_seed_are_not_taken_for_these(
+    in_benchmarks: None, tmp_path: Path, num_labelled: int, seed: int
+) -> None:
+    from trial import SPLITS, _make
+
+    manifest = tmp_path / "labelled" / "manifest" / "manifest.parquet"
+    manifest.parent.mkdir(parents=True)
+    write_dataset(tmp_path / "labelled" / "echo", 2, 0)
+    manifest.write_bytes(b"there")
+    _make(manifest, 2, 0, SPLITS)
+    with pytest.raises(StorageError, match="choose another folder"):
+        _make(manifest, num_labelled, seed, SPLITS)
 
 
 def test_the_preset_fits_two_cores(in_benchmarks: None) -> None:

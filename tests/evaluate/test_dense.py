@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from discovr_ray.errors import FeaturesError
+from discovr_ray.evaluate import dense
 from discovr_ray.evaluate.dense import (
     WHOLE,
     DenseFolder,
@@ -98,3 +101,23 @@ def test_the_folder_gives_back_what_was_put_in(encoder: PretrainedEncoder, tmp_p
     next(tmp_path.glob("parts/*.parquet")).write_bytes(b"cut")
     with pytest.raises(FeaturesError, match="damaged"):
         folder.done()
+
+
+def test_parts_are_not_read_far_ahead(
+    encoder: PretrainedEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread pool reads all that it is given however slowly that is taken, so memory would hold the whole folder."""
+    folder = DenseFolder(str(tmp_path), DenseSettings("a" * 64, preprocessing_of(encoder.card, 1), "fp32", 3, 2))
+    items = [Item(str(number), 4, "s") for number in range(3 * dense.READ_THREADS)]
+    for item in items:
+        folder.write_part([item], np.zeros((1, 2, 3), np.float32))
+    given: list[int] = []
+
+    class Pool(ThreadPoolExecutor):
+        def map(self, work: Any, uris: Any) -> Any:  # type: ignore[override]
+            given.append(len(list(uris)))
+            return super().map(work, uris)
+
+    monkeypatch.setattr(dense, "ThreadPoolExecutor", Pool)
+    assert folder.done() == set(items)
+    assert given == [dense.READ_THREADS] * 3

@@ -12,8 +12,10 @@ import pytest
 import yaml
 from pretrain_runs import ROOT
 
+from discovr_ray.data import storage
 from discovr_ray.launch import ray_session
 from discovr_ray.launch.sweep import prepare
+from discovr_ray.sweep.book import Book
 from discovr_ray.sweep.folder import SWEEP_FILE
 from discovr_ray.sweep.spec import load_sweep, spec_text
 from discovr_ray.sweep.study import open_study
@@ -60,6 +62,7 @@ def answer(job: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) ->
         ({}, ["--storage", "mysql+nosuchdriver://me:secret@127.0.0.1/db"], "mysql+nosuchdriver://me:***@"),
         ({}, ["--from-study", "/no/such/sweep"], "no sweep's folder"),
         ({}, ["data.manifest=/no/such/manifest.parquet"], "manifest.parquet"),
+        ({}, ["probe.label=nosuch"], "probe.label = 'nosuch': the synthetic clips have "),
         ({}, ["engine.global_batch=512"], "engine.global_batch = 512: the manifest has only 72 clips"),
     ],
 )
@@ -92,12 +95,26 @@ def test_a_sweep_that_was_begun_needs_resume_and_stays_the_same(
     assert answer(job, monkeypatch, str(path)) == 2
     assert "already holds a sweep" in capfd.readouterr().err
     assert answer(job, monkeypatch, str(path), "--resume", "--dry-run") == 0
+    open_book = Book(open_study(plan.sweep, plan.folder, resume=True), plan.sweep)
+    assert open_book.next_trial()
+    assert answer(job, monkeypatch, str(path), "--resume", "--from-study", plan.folder) == 2
+    assert "the sweep 'demo' has begun" in capfd.readouterr().err
+    assert answer(job, monkeypatch, str(path), "--resume", "--dry-run") == 0
+    assert "tried first" not in capfd.readouterr().out  # but for the first start
     write_sweep(tmp_path, space={"loss.w_scd": {"uniform": [0, 1]}})
     assert answer(job, monkeypatch, str(path), "--resume") == 2
     assert "space: not that of the study 'demo'" in capfd.readouterr().err
     (Path(plan.folder) / "sweep.db").unlink()
     assert answer(job, monkeypatch, str(path), "--resume") == 2
     assert "has no study of it" in capfd.readouterr().err
+
+
+def test_a_report_asks_the_storage_as_the_sweep_does(
+    job: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISCOVR_STORAGE", "{}")
+    assert answer(job, monkeypatch, str(write_sweep(tmp_path)), "--report", "storage.attempts=2") == 2  # no sweep there
+    assert storage.settings().attempts == 2
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(

@@ -31,6 +31,7 @@ def nodes(*cpus: float, gpus: float = 0.0) -> list[NodeRoom]:
         (trial(run__use_gpu=True), nodes(8, gpus=2), 2),
         (trial(run__use_gpu=True, run__gpus_per_worker=0.25), nodes(8, gpus=2), 8),
         (trial(run__use_gpu=True, run__gpus_per_worker=0.4), nodes(8, 8, gpus=1), 4),  # nor across GPUs of nodes
+        (trial(run__use_gpu=True, run__gpus_per_worker=0.4), nodes(16, gpus=4), 8),  # nor across GPUs of one
         (trial(), nodes(0.5), 1),  # whether that fits at all is for preflight.check_cluster
     ],
 )

@@ -68,6 +68,14 @@ def test_a_stopped_trial_stays_open_for_the_next_start(bridge: Bridge) -> None:
     assert bridge.suggest("b") == Searcher.FINISHED
 
 
+def test_after_a_stop_that_no_signal_asked_for_nothing_new_begins(bridge: Bridge) -> None:
+    """Another start has taken the sweep over: only the flag was told."""
+    bridge.suggest("a")
+    bridge.answer(Outcome(7, [], stopped=True))
+    bridge.search.on_trial_complete("a", {})
+    assert bridge.suggest("b") == Searcher.FINISHED
+
+
 @pytest.mark.parametrize(
     ("outcome", "state", "why"),
     [

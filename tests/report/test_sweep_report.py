@@ -220,6 +220,7 @@ def test_states_and_values_as_optuna_keeps_them() -> None:
 
 def test_several_objectives_get_a_front_and_a_file_for_each_trial_on_it(tmp_path: Path) -> None:
     folder = make_sweep(tmp_path, 5, (METRIC, "clips_per_s"))
+    (folder / "best-99.yaml").write_text("of a trial that was on an earlier front\n")
     page = Page(write_sweep_report(str(folder)))
     assert "Which of them is best is for you to say" in page.text
     front = page.figures["pareto"]["data"][-1]

@@ -82,6 +82,18 @@ def test_an_interrupted_sweep_draws_what_an_uninterrupted_one_draws(tmp_path: Pa
     assert len({str(values) for values in drawn}) == 5
 
 
+def test_a_trial_that_was_killed_before_its_values_were_drawn_gets_the_same_ones(tmp_path: Path) -> None:
+    drawn = []
+    for place in ("whole", "killed"):
+        folder = tmp_path / place
+        folder.mkdir()
+        sweep = made_sweep(folder, search={"sampler": "random"})
+        if place == "killed":
+            open_study(sweep, str(folder), resume=False).ask()
+        drawn.append(begin(open_book(folder, sweep, resume=place == "killed")))
+    assert drawn[0] == drawn[1]
+
+
 def test_first_points_come_first(tmp_path: Path) -> None:
     book = open_book(tmp_path, made_sweep(tmp_path))
     book.enqueue_first([{"loss.w_scd": 0.25}, {"loss.w_scd": 1.0, "model.num_prototypes": 20}])
@@ -165,6 +177,9 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     [
         ("sqlite:////no/such/folder/sweep.db", "unable to open database file"),
         ("oracel://me:secret@host/db", "oracel://me:***@host/db"),
+        ("postgresql://me:secret@more:w@host/db", "in a password @ is written %40"),
+        ("postgresql://me:secret@more@host/db", "in a password @ is written %40"),
+        ("postgresql://me:secret@host:port/db", "postgresql://me:***@host:port/db: cannot be taken apart"),
     ],
 )
 def test_a_storage_that_cannot_be_used_is_refused(tmp_path: Path, url: str, expected: str) -> None:
@@ -192,6 +207,29 @@ def test_warm_starts_are_the_best_that_fit(tmp_path: Path) -> None:
         warm_starts(url, other)
     with pytest.raises(SweepError, match="no sweep's folder"):
         warm_starts(str(tmp_path / "nowhere"), narrow)
+
+
+def test_diverged_trials_are_no_warm_starts(tmp_path: Path) -> None:
+    sweep = made_sweep(tmp_path)
+    book = open_book(tmp_path, sweep)
+    values = [begin(book).values for _ in range(3)]
+    book.diverged(0, 2, "loss is nan")
+    assert book.report(1, 3, [5.0])
+    assert not book.report(1, 9, [5.0])
+    assert not book.report(2, 3, [4.0])
+    assert warm_starts(f"sqlite:///{tmp_path}/sweep.db", sweep.space) == values[1:]
+
+
+def test_warm_starts_from_a_study_that_was_minimised_are_its_lowest(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/other.db"
+    study = optuna.create_study(storage=url, study_name="other", direction="minimize")
+    for w_scd, loss in ((0.5, 3.0), (1.5, 1.0)):
+        study.enqueue_trial({"loss.w_scd": w_scd})
+        trial = study.ask()
+        trial.suggest_float("loss.w_scd", 0.0, 2.0)
+        study.tell(trial, loss)
+    space = made_sweep(tmp_path, space={"loss.w_scd": {"uniform": [0.0, 2.0]}}).space
+    assert [values["loss.w_scd"] for values in warm_starts(url, space)] == [1.5, 0.5]
 
 
 def test_the_budget_can_be_raised_later(tmp_path: Path) -> None:

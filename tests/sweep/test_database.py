@@ -12,6 +12,8 @@ from optuna.trial import TrialState
 
 from discovr_ray.errors import SweepError
 from discovr_ray.sweep.book import Book
+from discovr_ray.sweep.folder import SWEEP_FILE
+from discovr_ray.sweep.spec import spec_text
 from discovr_ray.sweep.study import connect, load_study, open_study, warm_starts
 
 
@@ -31,6 +33,9 @@ def test_a_sweep_in_postgresql_is_continued_by_its_name(database: str, tmp_path:
     assert book.report(0, 3, [4.0])
     with pytest.raises(SweepError, match="has a study of this name"):  # also for a sweep in another folder
         open_study(sweep, str(tmp_path / "elsewhere"), resume=False)
+    with pytest.raises(SweepError, match="holds no sweep; give the storage_path"):  # its runs are not there
+        open_study(sweep, str(tmp_path / "elsewhere"), resume=True)
+    (tmp_path / SWEEP_FILE).write_text(spec_text(sweep.spec))
     again = Book(open_study(sweep, str(tmp_path), resume=True), sweep)
     assert again.next_trial() == (0, begun.values, [3])
     assert not again.report(0, 9, [5.0])

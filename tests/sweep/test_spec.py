@@ -46,6 +46,14 @@ def refusals(folder: Path, **changes: Any) -> list[str]:
         ({"space": {"model.depth": {"int": [1.5, 4]}}}, "two whole numbers"),
         ({"space": {"model.size": {"choice": []}}}, "choice must be a list"),
         ({"space": {"model.depth": {"int": [1, 4], "when": {"loss.w_scd": 1}}}}, "that stands before"),
+        (
+            {"space": {"loss.w_scd": {"choice": [0, 1]}, "model.depth": {"int": [1, 4], "when": {"loss.w_scd": 2}}}},
+            "when: loss.w_scd is never 2: it is 0 or 1",
+        ),
+        (
+            {"space": {"loss.w_scd": {"uniform": [0, 1]}, "model.depth": {"int": [1, 4], "when": {"loss.w_scd": 1}}}},
+            "when: loss.w_scd must be a choice or an int",
+        ),
         ({"first": {"loss.w_scd": 9}}, "first.loss.w_scd = 9: outside the space"),
         ({"first": {"optim.lr": 1e-3}}, "first.optim.lr = 0.001: not in the space"),
     ],
@@ -82,6 +90,17 @@ def test_the_written_sweep_can_be_read_again_and_has_no_password(tmp_path: Path)
 def test_urls_without_a_password_stay_as_they_are() -> None:
     assert masked("sqlite:////tmp/a.db") == "sqlite:////tmp/a.db"
     assert masked("postgresql://me@host:5432/db") == "postgresql://me@host:5432/db"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me@tenant:secret@host/db", "postgresql://me@tenant:***@host/db"),
+        ("postgresql://host/db?user=me&password=secret&sslmode=require", None),
+    ],
+)
+def test_passwords_at_other_places_are_masked(url: str, shown: str | None) -> None:
+    assert masked(url) == (shown or url.replace("secret", "***"))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.name)
