@@ -1,8 +1,14 @@
-"""The short form of `make chaos`: real processes, a real cluster of three nodes, a real S3 server behind a proxy."""
+"""The short form of `make chaos`: real processes, a real cluster of three nodes, a real S3 server behind a proxy.
+
+The run takes ten minutes, which CI's hour has no room for:
+
+    CHAOS=1 pytest tests/chaos/test_chaos_run.py
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +38,7 @@ def test_the_schedule_can_be_read_before() -> None:
 @pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.skipif(not os.environ.get("CHAOS"), reason="takes ten minutes: set CHAOS=1")
 def test_nothing_is_lost_doubled_or_changed(tmp_path: Path) -> None:
     schedule = ("--kinds", ",".join(KINDS), "--seconds", "300", "--every", "60", "--seed", "0")
     done = run(*schedule, "--one-by-one", "--json", "--logs", str(tmp_path), timeout_s=1150)
