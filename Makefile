@@ -8,8 +8,8 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python
 PYTEST_ARGS ?=
 ADDRESS ?= http://127.0.0.1:8265
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
-# `make test` leaves out the minutes in which nodes and processes are killed again and again; ALL=1, as CI has it, does not
-MARKERS ?= $(if $(ALL),(slow or not slow),not (slow and chaos))$(if $(BROWSER),, and not browser)
+# `make test` leaves out whole runs and kills of half a minute and more each; ALL=1, as CI has it, does not
+MARKERS ?= $(if $(ALL),(slow or not slow),not slow)$(if $(BROWSER),, and not browser)
 SWEEP_ARGS ?=
 # runs/demo, or the first free of runs/demo-2, runs/demo-3 ...: no run is ever overwritten
 DEMO = $(shell name=demo; n=2; while [ -e runs/$$name ]; do name=demo-$$n; n=$$((n + 1)); done; echo $$name)
@@ -45,7 +45,7 @@ dashboard: setup ## look at a sweep in a browser: SWEEP=runs/sweeps/demo (optuna
 	@$(RUN) jobs/dashboard.py "$(SWEEP)"
 
 test: setup ## run the tests (about 20 minutes on 2 cores); ALL=1: the long ones, too; PYTEST_ARGS="-k config" selects some
-	@echo "test: $(if $(ALL),all tests: half an hour,about 20 minutes) on 2 cores$(if $(BROWSER),, (no Chromium here: the browser test is left out))"
+	@echo "test: $(if $(ALL),all tests: three quarters of an hour,about 20 minutes) on 2 cores$(if $(BROWSER),, (no Chromium here: the browser test is left out))"
 	@$(RUN) -m pytest -m "$(MARKERS)" $(PYTEST_ARGS)
 
 test-fast: setup ## run the tests that start no cluster, server, browser or second process
