@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,14 @@ from discovr_ray.evaluate.bootstrap import Resamples, draw_for_classes, draw_for
 from discovr_ray.evaluate.few_labels import Few, few_labels
 from discovr_ray.evaluate.knn import knn
 from discovr_ray.evaluate.linear import linear_probe
-from discovr_ray.evaluate.metrics import Metric, class_metrics, mean_with_interval, number_metrics
+from discovr_ray.evaluate.metrics import (
+    ClassPredictions,
+    Metric,
+    NumberPredictions,
+    class_metrics,
+    mean_with_interval,
+    number_metrics,
+)
 from discovr_ray.evaluate.regression import NumberProbe, mean_floor, mlp_probe, ridge_probe
 from discovr_ray.evaluate.results import (
     ClassResult,
@@ -100,6 +107,20 @@ def run_few_numbers(problem: Problem, settings: ProbeSettings) -> FewResult:
     metrics = {name: [number_metrics(few.answers)[name] for few in found] for name in FEW_NUMBER_METRICS}
     note = f"at least {MIN_REGRESSION_PATIENTS} patients"
     return _few_result(found, metrics, _number_draws(problem, settings), note)
+
+
+def result_of(
+    problem: Problem,
+    settings: ProbeSettings,
+    answers: ClassPredictions | NumberPredictions,
+    chosen: Mapping[str, float],
+    validation: Mapping[str, float],
+) -> ClassResult | NumberResult:
+    """Of answers to either kind of question, with intervals over patients of the test split."""
+    if isinstance(answers, ClassPredictions):
+        draws = _class_draws(problem, settings)
+        return class_result(problem.classes, problem.test.clip_ids, answers, draws, chosen, validation)
+    return number_result(problem.test.clip_ids, answers, _number_draws(problem, settings), chosen, validation)
 
 
 BOTH = ("paper", "quick")

@@ -121,6 +121,11 @@ def number_result(
     )
 
 
+def without_videos(result: ClassResult | NumberResult) -> dict[str, Any]:
+    """What results.json says of a result whose answers video by video are in a file of their own."""
+    return {name: to_plain(getattr(result, name)) for name in ("metrics", "chosen", "validation", "redrawn")}
+
+
 def to_plain(value: Any) -> Any:
     """Dataclasses and named tuples as dicts, whatever is no finite number as null: what JSON knows."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -13,21 +13,18 @@ import torch
 
 from discovr_ray.data import storage
 from discovr_ray.evaluate.attentive import attentive_probe
-from discovr_ray.evaluate.bootstrap import draw_for_classes, draw_for_numbers
 from discovr_ray.evaluate.dense import WHOLE, Item
 from discovr_ray.evaluate.embedding import sources_of
 from discovr_ray.evaluate.features import read_features
 from discovr_ray.evaluate.kept import KeptResults, Kind, library_versions
-from discovr_ray.evaluate.metrics import ClassPredictions
+from discovr_ray.evaluate.probes import result_of
 from discovr_ray.evaluate.questions import Questions, pose_questions, problem_of
 from discovr_ray.evaluate.results import (
     ClassResult,
     NumberResult,
     class_from_plain,
-    class_result,
     number_from_plain,
-    number_result,
-    to_plain,
+    without_videos,
 )
 from discovr_ray.evaluate.segmentation import TokenArray
 from discovr_ray.evaluate.settings import ProbeSettings
@@ -73,7 +70,7 @@ def run_attentive(prepared: Prepared) -> tuple[Mapping[str, Any], Sequence[Secti
         for about, of in results.items():
             of[model] = _answer(kept, (model, about), _problem(questions, about), (tokens, prepared.settings))
             logger.info("attentive probe of %s, %s: done", model, about)
-    plain = {about: {model: _short(result) for model, result in of.items()} for about, of in results.items()}
+    plain = {about: {model: without_videos(result) for model, result in of.items()} for about, of in results.items()}
     return {**plain, "failed": len(extracted.failed)}, [attentive_section(results, len(extracted.failed))]
 
 
@@ -89,16 +86,7 @@ def _answer(
     key = _key(problem, tokens, settings)
     found: ClassResult | NumberResult | None = kept.get(model, KINDS[about], key)
     if found is None:
-        probe = attentive_probe(problem, tokens, settings.seed)
-        fit = probe.chosen, probe.validation
-        ids, patients, y = problem.test.clip_ids, problem.test.patient_ids, problem.test.y
-        if isinstance(probe.answers, ClassPredictions):
-            draws = draw_for_classes(patients, y, settings.draws, settings.seed)
-            found = class_result(problem.classes, ids, probe.answers, draws, *fit)
-        else:
-            found = number_result(
-                ids, probe.answers, draw_for_numbers(patients, y, settings.draws, settings.seed), *fit
-            )
+        found = result_of(problem, settings, *attentive_probe(problem, tokens, settings.seed))
         kept.put(model, KINDS[about], key, found)
     return found
 
@@ -111,8 +99,3 @@ def _key(problem: Problem, tokens: TokenArray, settings: ProbeSettings) -> str:
         digest.update(side.x.tobytes())
     digest.update(np.ascontiguousarray(tokens).data)
     return digest.hexdigest()
-
-
-def _short(result: ClassResult | NumberResult) -> dict[str, Any]:
-    names = ("metrics", "chosen", "validation", "redrawn")
-    return {name: to_plain(getattr(result, name)) for name in names}

@@ -16,20 +16,17 @@ from ray.exceptions import RayError
 from discovr_ray.data import storage
 from discovr_ray.data.microbatch import COLUMNS
 from discovr_ray.errors import DiscovrError, StreamError
-from discovr_ray.evaluate.bootstrap import draw_for_classes, draw_for_numbers
 from discovr_ray.evaluate.features import read_features
 from discovr_ray.evaluate.fine_tuning import Tuned, TuneSettings, fine_tune
 from discovr_ray.evaluate.kept import KeptResults, Kind, library_versions
-from discovr_ray.evaluate.metrics import ClassPredictions
+from discovr_ray.evaluate.probes import result_of
 from discovr_ray.evaluate.questions import pose_questions, problem_of
 from discovr_ray.evaluate.results import (
     ClassResult,
     NumberResult,
     class_from_plain,
-    class_result,
     number_from_plain,
-    number_result,
-    to_plain,
+    without_videos,
 )
 from discovr_ray.evaluate.splits import Problem, Videos
 from discovr_ray.launch.evaluate import Prepared
@@ -41,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 NAME = "fine_tuning"
 VERSION = 1  # of what is computed here; another one makes kept results worthless
-FLOORS = ("encoder", "random")
+TUNED = ("encoder", "random")  # plain pixels have no blocks
 
 
 def run_fine_tuning(prepared: Prepared) -> tuple[Mapping[str, Any], Sequence[Section]]:
@@ -50,10 +47,9 @@ def run_fine_tuning(prepared: Prepared) -> tuple[Mapping[str, Any], Sequence[Sec
     questions = pose_questions(Videos(known.clip_ids, known.patient_ids, known.splits), known.labels, prepared.settings)
     about = "class" if questions.numbers is None else "number"
     problem = problem_of(questions, about, np.zeros((len(known.clip_ids), 1), np.float32))
-    results = {model: _answer(prepared, model, about, problem) for model in FLOORS}
+    results = {model: _answer(prepared, model, about, problem) for model in TUNED}
     blocks = prepared.settings.finetune_blocks
-    names = ("metrics", "chosen", "validation", "redrawn")
-    plain = {model: {name: to_plain(getattr(of, name)) for name in names} for model, of in results.items()}
+    plain = {model: without_videos(of) for model, of in results.items()}
     return {"blocks": blocks, "about": about, "results": plain}, [fine_tuning_section(results, blocks)]
 
 
@@ -69,16 +65,7 @@ def _answer(prepared: Prepared, model: str, about: str, problem: Problem) -> Cla
     key = _key(prepared, embedding.encoder, problem, tuning)
     found: ClassResult | NumberResult | None = kept.get(model, kind, key)
     if found is None:
-        tuned = _in_task(prepared, embedding.encoder, problem, tuning)
-        ids, patients, y = problem.test.clip_ids, problem.test.patient_ids, problem.test.y
-        fit = tuned.chosen, tuned.validation
-        if isinstance(tuned.answers, ClassPredictions):
-            draws = draw_for_classes(patients, y, settings.draws, settings.seed)
-            found = class_result(problem.classes, ids, tuned.answers, draws, *fit)
-        else:
-            found = number_result(
-                ids, tuned.answers, draw_for_numbers(patients, y, settings.draws, settings.seed), *fit
-            )
+        found = result_of(problem, settings, *_in_task(prepared, embedding.encoder, problem, tuning))
         kept.put(model, kind, key, found)
     return found
 

@@ -32,7 +32,8 @@ from discovr_ray.sweep.folder import SWEEP_FILE, run_name
 from discovr_ray.sweep.objective import measured
 from discovr_ray.sweep.space import describe
 from discovr_ray.sweep.spec import Sweep, masked, spec_text
-from discovr_ray.sweep.study import find_study, open_study, rungs_of, warm_starts
+from discovr_ray.sweep.study import find_study, open_study, rungs_of
+from discovr_ray.sweep.warm_starts import warm_starts
 
 logger = logging.getLogger(__name__)
 

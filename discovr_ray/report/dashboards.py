@@ -13,9 +13,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from discovr_ray.data import storage
 from discovr_ray.errors import SweepError
-from discovr_ray.report.sweep_files import find_book
 from discovr_ray.sweep.folder import TRIALS_FOLDER, database_url
-from discovr_ray.sweep.study import connect, load_study
+from discovr_ray.sweep.study import connect, load_study, locate_study
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +40,10 @@ def serve_dashboards(folder: str, database: str = "") -> Iterator[Links]:
         SweepError: the folder holds no sweep, its study cannot be read, or optuna-dashboard is not installed.
     """
     uri = storage.absolute(folder)
-    book = find_book(uri, database)
-    study = load_study(uri, book.name, book.database)
-    with _serve(_optuna_app(database_url(uri, book.database))) as address:
-        links = Links(f"{address}/dashboard/studies/{study._study_id}", _launch_tensorboard(uri, book.name))
+    place = locate_study(uri, database)
+    study = load_study(uri, place.name, place.database)
+    with _serve(_optuna_app(database_url(uri, place.database))) as address:
+        links = Links(f"{address}/dashboard/studies/{study._study_id}", _launch_tensorboard(uri, place.name))
         yield links
 
 

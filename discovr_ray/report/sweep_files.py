@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
-import yaml
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from discovr_ray.data import storage
-from discovr_ray.errors import SweepError
 from discovr_ray.report.sweep_trials import (
     Objective,
     SweepResults,
@@ -21,49 +19,15 @@ from discovr_ray.report.sweep_trials import (
     values_of,
 )
 from discovr_ray.sweep.folder import (
-    DATABASE_FILE,
     OBJECTIVES,
     RUNGS,
     SECONDS,
     STEPS,
-    SWEEP_FILE,
     WHY,
     trial_folder,
 )
-from discovr_ray.sweep.study import load_study
+from discovr_ray.sweep.study import load_study, locate_study
 from discovr_ray.train.run_log import METRICS_FILE, read_records
-
-
-class Book(NamedTuple):
-    """Where a sweep's study is kept."""
-
-    name: str  # of the sweep and of the study
-    database: str  # URL; "": sweep.db in the sweep's folder
-
-
-def find_book(folder: str, database: str = "") -> Book:
-    """As the folder's sweep.yaml says.
-
-    Args:
-        database: URL that replaces the file's, which has no password in it.
-    Errors:
-        SweepError: no sweep.yaml there, not one of ours, or a database is missing.
-    """
-    uri = storage.join(folder, SWEEP_FILE)
-    if not storage.exists(uri):
-        raise SweepError([f"{folder}: no sweep: it has no {SWEEP_FILE}; give <storage_path>/<name> of jobs/sweep.py"])
-    try:
-        values = yaml.safe_load(storage.read_bytes(uri))
-    except yaml.YAMLError as error:
-        raise SweepError([f"{uri}: cannot be read as YAML: {error}"]) from error
-    if not isinstance(values, dict):
-        raise SweepError([f"{uri}: must hold the fields of a sweep, is a {type(values).__name__}"])
-    book = Book(str(values.get("name")), database or str(values.get("storage") or ""))
-    if "***" in book.database:
-        raise SweepError([f"{uri}: storage = {book.database}: needs its password; give the URL"])
-    if not book.database and not storage.exists(storage.join(folder, DATABASE_FILE)):
-        raise SweepError([f"{folder}: has no {DATABASE_FILE}; a study that is kept elsewhere needs its URL"])
-    return book
 
 
 def read_sweep(folder: str, database: str = "") -> SweepResults:
@@ -75,7 +39,7 @@ def read_sweep(folder: str, database: str = "") -> SweepResults:
         SweepError: the folder holds no sweep, or its study cannot be read. StorageError: the storage did not answer.
     """
     uri = storage.absolute(folder)
-    name, database = find_book(uri, database)
+    name, database = locate_study(uri, database)
     study = load_study(uri, name, database)
     trials = sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number)
     space = space_of(trials)

@@ -7,13 +7,12 @@ import hashlib
 import json
 import re
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 import yaml
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -21,9 +20,7 @@ from discovr_ray.data import storage
 from discovr_ray.errors import SweepError
 from discovr_ray.randomness import Purpose, hash_words
 from discovr_ray.sweep.asha import rungs
-from discovr_ray.sweep.dimension import Values
-from discovr_ray.sweep.folder import DATABASE_FILE, FINGERPRINT, OBJECTIVES, RUNGS, STEPS, SWEEP_FILE, database_url
-from discovr_ray.sweep.space import Space
+from discovr_ray.sweep.folder import DATABASE_FILE, FINGERPRINT, OBJECTIVES, RUNGS, SWEEP_FILE, database_url
 from discovr_ray.sweep.spec import Search, Sweep, masked
 
 SECTIONS_THAT_MAY_CHANGE = ("run", "storage", "checkpoint")  # between two starts of a sweep; not run.seed
@@ -124,6 +121,38 @@ def open_study(sweep: Sweep, folder: str, resume: bool) -> optuna.Study:
     return study
 
 
+class StudyPlace(NamedTuple):
+    """Where a sweep's study is kept."""
+
+    name: str  # of the sweep and of the study
+    database: str  # URL; "": sweep.db in the sweep's folder
+
+
+def locate_study(folder: str, database: str = "") -> StudyPlace:
+    """Where the folder's sweep.yaml says it is.
+
+    Args:
+        database: URL that replaces the file's, which has no password in it.
+    Errors:
+        SweepError: no sweep.yaml there, not one of ours, or a database is missing.
+    """
+    uri = storage.join(folder, SWEEP_FILE)
+    if not storage.exists(uri):
+        raise SweepError([f"{folder}: no sweep: it has no {SWEEP_FILE}; give <storage_path>/<name> of jobs/sweep.py"])
+    try:
+        values = yaml.safe_load(storage.read_bytes(uri))
+    except yaml.YAMLError as error:
+        raise SweepError([f"{uri}: cannot be read as YAML: {error}"]) from error
+    if not isinstance(values, dict):
+        raise SweepError([f"{uri}: must hold the fields of a sweep, is a {type(values).__name__}"])
+    place = StudyPlace(str(values.get("name")), database or str(values.get("storage") or ""))
+    if "***" in place.database:
+        raise SweepError([f"{uri}: storage = {place.database}: needs its password; give the URL"])
+    if not place.database and not storage.exists(storage.join(folder, DATABASE_FILE)):
+        raise SweepError([f"{folder}: has no {DATABASE_FILE}; a study that is kept elsewhere needs its URL"])
+    return place
+
+
 def load_study(folder: str, name: str, database: str = "") -> optuna.Study:
     """The study of the sweep `name` in `folder`, to be read; `database` as in the sweep's `storage`.
 
@@ -169,45 +198,3 @@ def make_sampler(search: Search, number: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(
             seed=seed, n_startup_trials=search.startup_trials, multivariate=True, group=True, constant_liar=True
         )
-
-
-def warm_starts(source: str, space: Space, most: int = 5) -> list[Values]:
-    """Values of the best trials of another study that this space has, best first.
-
-    Args:
-        source: a sweep's folder, or the URL of a database with a single study, or URL::name.
-    Errors:
-        SweepError: no such folder or study, several studies, or none of its trials fits the space.
-    """
-    study = _find_study(source)
-    done = [trial for trial in study.get_trials(deepcopy=False) if trial.values and trial.state.is_finished()]
-    whole, sign = (study.user_attrs.get(RUNGS) or [0])[-1], -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
-    done = [  # without those that diverged
-        trial for trial in done if trial.state != TrialState.COMPLETE or trial.user_attrs.get(STEPS, whole) >= whole
-    ]
-    best = {trial.number for trial in study.best_trials} if len(study.directions) > 1 else set()
-    order = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1}
-    done.sort(key=lambda trial: (trial.number not in best, order.get(trial.state, 2), sign * trial.values[0]))
-    fitting = [dict(trial.params) for trial in done if space.fits(trial.params)]
-    if not fitting:
-        raise SweepError([f"--from-study {masked(source)}: none of its {len(done)} finished trials fits the space"])
-    return [values for place, values in enumerate(fitting) if values not in fitting[:place]][:most]
-
-
-def _find_study(source: str) -> optuna.Study:
-    if not source.startswith(DATABASES):
-        return _study_in_folder(source)
-    url, _, name = source.partition("::")
-    names = optuna.get_all_study_names(connect(url))
-    if not name and len(names) != 1:
-        raise SweepError([f"--from-study {masked(url)}: has {len(names)} studies; name one with URL::name"])
-    return load_study("", name or names[0], url)
-
-
-def _study_in_folder(folder: str) -> optuna.Study:
-    if not storage.exists(storage.join(folder, SWEEP_FILE)):
-        raise SweepError([f"--from-study {folder}: no database's URL, and no sweep's folder with a {SWEEP_FILE}"])
-    spec = yaml.safe_load(storage.read_bytes(storage.join(folder, SWEEP_FILE)))
-    if "***" in spec["storage"]:
-        raise SweepError([f"--from-study {folder}: its storage {spec['storage']} needs a password; give its URL"])
-    return load_study(folder, spec["name"], spec["storage"])

@@ -16,7 +16,8 @@ from discovr_ray.errors import SweepError
 from discovr_ray.sweep.book import Assignment, Book
 from discovr_ray.sweep.folder import SECONDS, STEPS, WHY
 from discovr_ray.sweep.spec import Sweep
-from discovr_ray.sweep.study import load_study, open_study, warm_starts
+from discovr_ray.sweep.study import load_study, open_study
+from discovr_ray.sweep.warm_starts import warm_starts
 
 
 def open_book(folder: Path, sweep: Sweep, resume: bool = False) -> Book:

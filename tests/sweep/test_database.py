@@ -14,7 +14,8 @@ from discovr_ray.errors import SweepError
 from discovr_ray.sweep.book import Book
 from discovr_ray.sweep.folder import SWEEP_FILE
 from discovr_ray.sweep.spec import spec_text
-from discovr_ray.sweep.study import connect, load_study, open_study, warm_starts
+from discovr_ray.sweep.study import connect, load_study, open_study
+from discovr_ray.sweep.warm_starts import warm_starts
 
 
 @pytest.fixture(scope="module")
