@@ -115,23 +115,26 @@ def test_fine_tuning_answers_every_test_video(done: Done) -> None:
     assert set(answers["validation"]) == {"rate=3e-05", "rate=0.0001"}
 
 
-def test_every_test_video_is_asked_again_at_every_grade(done: Done) -> None:
-    found = further(done)["robustness"]
-    assert found["num_videos"] == {"class": 6, "number": 6}
-    assert len(found["points"]) == 3 * (1 + len(KINDS) * len(LEVELS))
-    clean = json.loads((done.output / "results.json").read_text())["results"]["encoder"]
-    for point in found["points"]:
-        if point["kind"] == "clean":
-            assert point["value"] == clean[point["probe"]]["metrics"][point["metric"]]
-    degraded = read_features(str(done.output / "features" / "degraded"))
-    assert len(degraded.clip_ids) == 6 * len(KINDS) * len(LEVELS)
-    known = read_features(str(done.output / "features" / "encoder"))
-    of = dict(zip(known.clip_ids, known.cls, strict=True))
-    moved = [
-        np.abs(x - of[parse_degraded_id(name)[0]]).max()
-        for name, x in zip(degraded.clip_ids, degraded.cls, strict=True)
-    ]
-    assert min(moved) > 0, "each degradation reaches the encoder"
+def test_every_test_video_is_asked_again_at_every_grade_of_every_model(done: Done) -> None:
+    results = further(done)["robustness"]["results"]
+    clean = json.loads((done.output / "results.json").read_text())["results"]
+    assert set(results) == {"encoder", "random", "pixels"}
+    for model, found in results.items():
+        assert found["num_videos"] == {"class": 6, "number": 6}
+        assert len(found["points"]) == 3 * (1 + len(KINDS) * len(LEVELS))
+        for point in found["points"]:
+            if point["kind"] == "clean":
+                known = clean[model][point["probe"]]["metrics"][point["metric"]]
+                assert point["value"] == pytest.approx(known), "more rows, sums in another order"
+        degraded = read_features(str(done.output / "features" / "degraded" / model))
+        assert len(degraded.clip_ids) == 6 * len(KINDS) * len(LEVELS)
+        features = read_features(str(done.output / "features" / model))
+        of = dict(zip(features.clip_ids, features.cls, strict=True))
+        moved = [
+            np.abs(x - of[parse_degraded_id(name)[0]]).max()
+            for name, x in zip(degraded.clip_ids, degraded.cls, strict=True)
+        ]
+        assert min(moved) > 0, "each degradation reaches the model"
 
 
 def test_the_page_shows_it(done: Done) -> None:

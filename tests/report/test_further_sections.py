@@ -145,12 +145,19 @@ def test_each_grade_has_its_drop(metric: str, unit: str, scale: float) -> None:
         for kind in KINDS
         for level in LEVELS
     ]
-    section = robustness_section(RobustnessResult(points, {"class": 9}), tuple(KINDS))
+    floor = [point._replace(drop=estimate(0.05 * point.level)) for point in points]
+    results = {model: RobustnessResult(of, {"class": 9}) for model, of in (("encoder", points), ("random", floor))}
+    section = robustness_section(results, tuple(KINDS))
     (table,), (chart,) = section.tables, section.charts
     assert len(table.rows) == 1 + 3 * len(KINDS)
-    assert table.head[-1] == f"Drop, {unit}"
+    assert table.head[3] == table.head[5] == f"Drop, {unit}"
+    assert table.head[4].endswith(", random weights")
     assert table.rows[2][1] == "12 dB less gain"
     assert table.rows[2][3].startswith(f"{scale * 0.2:+.1f} (")
-    assert [line["name"] for line in chart.figure["data"]] == [kind.replace("_", " ") for kind in KINDS]
-    assert chart.figure["data"][0]["y"] == pytest.approx([0, scale * 0.1, scale * 0.2, scale * 0.3])
+    assert table.rows[2][5].startswith(f"{scale * 0.1:+.1f} (")
+    assert all(len(row) == len(table.head) for row in table.rows)
+    data = chart.figure["data"]
+    assert [line["name"] for line in data if line["showlegend"]] == [kind.replace("_", " ") for kind in KINDS]
+    assert data[0]["y"] == pytest.approx([0, scale * 0.1, scale * 0.2, scale * 0.3])
+    assert data[len(KINDS)]["y"] == pytest.approx([0, scale * 0.05, scale * 0.1, scale * 0.15])
     assert "frame rate" in section_html(section)[2]
