@@ -81,12 +81,13 @@ def mask_metrics(scored: Scored, structures: Sequence[str], draws: Any) -> dict[
     if len(structures) > 1:
         columns["mean"] = list(range(len(structures)))
     return {
-        name: with_intervals({"dice": _mean(scored.dice[:, of]), "hd95": _mean(scored.hd95[:, of])}, draws)
+        name: with_intervals({"dice": mean_over(scored.dice[:, of]), "hd95": mean_over(scored.hd95[:, of])}, draws)
         for name, of in columns.items()
     }
 
 
-def _mean(values: Doubles) -> Metric:
+def mean_over(values: Doubles) -> Metric:
+    """Of each frame and structure [n, k]: the mean over frames of the mean over structures."""
     each = values.mean(axis=1)
 
     def mean(weights: Weights | None) -> float:

@@ -112,7 +112,7 @@ def _embed_degraded(prepared: Prepared, ids: Sequence[str], kinds: Sequence[str]
     todo = {}
     for model in MODELS:
         encoder, _, _, folder, options = prepared.embeddings[model]
-        preprocessing = DegradedPreprocessing(**dataclasses.asdict(folder.settings.preprocessing))
+        preprocessing = DegradedPreprocessing.of(folder.settings.preprocessing)
         own = FeatureFolder(
             storage.join(prepared.output, "features", "degraded", model),
             dataclasses.replace(folder.settings, preprocessing=preprocessing),

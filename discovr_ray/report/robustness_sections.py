@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from discovr_ray.evaluate.bootstrap import Estimate
-from discovr_ray.evaluate.degradations import LEVELS, strength_text
+from discovr_ray.evaluate.degradations import KINDS, LEVELS, strength_text
 from discovr_ray.evaluate.robustness import Point, RobustnessResult
 from discovr_ray.report.curves import AXIS, COLOURS, Chart, Figure, base_layout
 from discovr_ray.report.probe_charts import HEIGHT, MODELS
@@ -18,6 +18,14 @@ LEAD = (
     "much worse the number gets, its interval is that of the difference over the same draws of patients. The floors "
     "lose less where they have less to lose: read a drop beside the number it is from. The pictures show the third "
     "grade."
+)
+DENSE_LEAD = (
+    "What was fitted and chosen on clean videos, asked about the test videos made worse in three grades, as under When "
+    "pictures are worse."
+)
+KEPT_FRAME = (
+    "With a lower frame rate the outlined frame stays one of those that are taken: what changes is what the encoder "
+    "sees around it. The mean mask does not look, so it loses nothing."
 )
 TITLES = {"knn": "Zero-shot kNN", "linear": "Linear probe", "ridge": "Regression, ridge"}
 MORE_COLOURS = (*COLOURS, "#b8860b")
@@ -35,6 +43,19 @@ def robustness_section(results: Mapping[str, RobustnessResult], kinds: Sequence[
         tables.append(table)
         charts.append(chart)
     return Section("robustness", "When pictures are worse", [LEAD, f"Test videos: {counts}."], (), tables, charts)
+
+
+def tokens_section(
+    slug: str,
+    title: str,
+    lead: str,
+    results: Mapping[str, Mapping[str, Sequence[Point]]],
+    names: Mapping[str, str],
+) -> Section:
+    """Of what asks patch tokens. `results`: title -> model -> points; `names`: model -> what the page calls it."""
+    found = [drops(part, of, tuple(KINDS), names) for part, of in results.items()]
+    tables, charts = [table for table, _ in found], [chart for _, chart in found]
+    return Section(f"{slug}-robustness", title, [lead], tables=tables, charts=charts)
 
 
 def drops(

@@ -137,6 +137,22 @@ def test_every_test_video_is_asked_again_at_every_grade_of_every_model(done: Don
         assert min(moved) > 0, "each degradation reaches the model"
 
 
+def test_masks_and_the_attentive_probe_are_asked_at_every_grade(done: Done) -> None:
+    found, count = further(done), 1 + len(KINDS) * len(LEVELS)
+    masks = found["segmentation"]["robustness"]
+    assert set(masks) == {"encoder", "random", "pixels"}
+    for model, points in masks.items():
+        assert len(points) == count
+        assert points[0]["value"] == pytest.approx(found["segmentation"]["results"][model]["metrics"]["lv"]["dice"])
+        assert any(point["drop"]["value"] != 0 for point in points), "other frames, other masks"
+    for about, metric in (("class", "macro_f1"), ("number", "mae")):
+        for model, points in found["attentive"]["robustness"][about].items():
+            assert len(points) == count
+            clean = found["attentive"][about][model]["metrics"][metric]
+            assert points[0]["value"] == pytest.approx(clean, rel=1e-4), "kept scores have six digits"
+            assert points[0]["drop"]["value"] == 0
+
+
 def test_the_page_shows_it(done: Done) -> None:
     page = re.sub(r"<script.*?</script>", "", (done.output / "report.html").read_text(), flags=re.DOTALL)
     titles = (
@@ -146,6 +162,8 @@ def test_the_page_shows_it(done: Done) -> None:
         "Masks: worst and best",
         "Masks, moving",
         "When pictures are worse",
+        "Masks when pictures are worse",
+        "Attentive probe when pictures are worse",
     )
     for text in (*titles, "Dice 84.4 % on CAMUS", "mean mask", "a sector of 30 degrees without contact"):
         assert text in page, text
