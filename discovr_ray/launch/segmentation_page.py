@@ -47,7 +47,13 @@ def run_segmentation(prepared: Prepared) -> tuple[Mapping[str, Any], Sequence[Se
     remarks = [f"Left out: {reason}: {count}." for reason, count in found.left_out.items()]
     remarks += [f"Without tokens or mask: {name}: {reason}." for name, reason in found.failed.items()]
     part = SegmentationPart(
-        found.structures, found.results, found.experts_ef, found.counts, [*remarks, *lost], stills, moving
+        found.structures,
+        found.results,
+        (found.experts_ef, found.experts),
+        found.counts,
+        [*remarks, *lost],
+        stills,
+        moving,
     )
     sections = segmentation_sections(part)
     if prepared.settings.suite == "quick":
@@ -60,7 +66,8 @@ def run_segmentation(prepared: Prepared) -> tuple[Mapping[str, Any], Sequence[Se
 
 def _values(found: Segmented) -> dict[str, Any]:
     """For results.json; what is said of each frame stays in the answers' own files."""
-    names = ("metrics", "nothing_predicted", "ejection_fraction", "num_hearts", "chosen", "validation", "notes")
+    names = ("metrics", "nothing_predicted", "ejection_fraction", "num_hearts", "no_ejection_fraction")
+    names += ("chosen", "validation")
     return {
         "structures": list(found.structures),
         "frames": found.counts,
@@ -68,6 +75,7 @@ def _values(found: Segmented) -> dict[str, Any]:
         "failed": found.failed,
         "results": {model: {name: getattr(of, name) for name in names} for model, of in found.results.items()},
         "experts_ejection_fraction": found.experts_ef,
+        "experts_no_ejection_fraction": found.experts.left_out,
     }
 
 
