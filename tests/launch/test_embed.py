@@ -32,7 +32,7 @@ from discovr_ray.errors import (
 )
 from discovr_ray.evaluate.embedding import Decoded, Preprocessing, decode_video
 from discovr_ray.evaluate.features import Features, read_features
-from discovr_ray.launch.embed import EmbedSummary, carry_out, embed, prepare
+from discovr_ray.launch.embed import EmbedSummary, carry_out, carry_out_together, embed, prepare
 from discovr_ray.launch.encode_videos import EmbedOptions
 from discovr_ray.model.vit import EncoderSpec
 from discovr_ray.model.weights import make_card, pack, random_encoder, write_encoder
@@ -154,6 +154,31 @@ def test_videos_that_cannot_be_read_are_named_and_end_the_job(
 
 
 @pytest.mark.chaos
+def test_encoders_together_decode_once_and_do_what_each_lacks(
+    encoder: str, done: EmbedSummary, echo_manifest: str, tmp_path: Path
+) -> None:
+    """Killed after the first folder was whole: it stays, the other one gets what it would have got alone."""
+    other = write_random(tmp_path / "other", seed=5)
+    prepared = [
+        prepare(of, echo_manifest, str(tmp_path / f"features-{place}"), OPTIONS, "TEST")
+        for place, of in enumerate((other, encoder, other))
+    ]
+    carry_out(prepared[0])
+
+    def decode(row: Mapping[str, Any], preprocessing: Preprocessing) -> Decoded:
+        with (tmp_path / "decoded").open("a") as file:
+            file.write(f"{row['clip_id']}\n")
+        return decode_video(row, preprocessing)
+
+    found = carry_out_together(prepared, decode)
+    assert [of.num_new for of in found] == [0, 3, 3]
+    assert len((tmp_path / "decoded").read_text().split()) == 3, "once for both"
+    first, second, third = (read_features(of.videos_uri) for of in found)
+    same(first, third)
+    rows = [row for row, split in enumerate(read_features(done.videos_uri).splits) if split == "TEST"]
+    np.testing.assert_allclose(second.cls, read_features(done.videos_uri).cls[rows], atol=1e-5)  # as of `same`
+
+
 def test_a_decoder_that_crashes_costs_one_video(
     done: EmbedSummary, encoder: str, echo_manifest: str, tmp_path: Path
 ) -> None:
