@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import time
 import warnings
 from typing import Any, NamedTuple
 
@@ -29,9 +30,11 @@ WAIT_S = 10  # for a database's answer
 TIMEOUT_NAMES = {"sqlite": "timeout"} | dict.fromkeys(("postgresql", "mysql", "mariadb"), "connect_timeout")
 
 
-def connect(url: str) -> optuna.storages.RDBStorage:
+def connect(url: str, looks: int = 3) -> optuna.storages.RDBStorage:
     """The database, with Optuna's tables made where they are missing.
 
+    Args:
+        looks: at the database, a second apart, while another start makes the tables at the same moment.
     Errors:
         SweepError: no such kind of database, no driver for it, nobody answers, or no right to use it.
     """
@@ -50,6 +53,9 @@ def connect(url: str) -> optuna.storages.RDBStorage:
         ) from None
     except (SQLAlchemyError, RuntimeError) as error:  # RuntimeError: tables of another version of Optuna
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        if looks > 1 and re.search("already exists|duplicate", reason, re.IGNORECASE):
+            time.sleep(1.0)
+            return connect(url, looks - 1)
         raise SweepError([f"storage = {masked(url)}: cannot be used: {reason}"]) from None
 
 

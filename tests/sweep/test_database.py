@@ -20,6 +20,7 @@ import pytest
 from made_sweep import made_sweep
 from optuna.trial import TrialState
 from rclone_server import free_port
+from sqlalchemy import create_engine, make_url, text
 
 from discovr_ray.errors import SweepError
 from discovr_ray.sweep import study
@@ -77,7 +78,7 @@ def make_database(socket: str, server: subprocess.Popen[bytes]) -> None:
     with connection, connection.cursor() as cursor:
         cursor.execute("CREATE DATABASE sweeps")
         cursor.execute("CREATE USER me@'127.0.0.1' IDENTIFIED BY %s", [PASSWORD])
-        cursor.execute("GRANT ALL ON sweeps.* TO me@'127.0.0.1'")
+        cursor.execute("GRANT ALL ON *.* TO me@'127.0.0.1'")
 
 
 @pytest.fixture(params=["postgresql", "mysql"])
@@ -109,7 +110,7 @@ def test_a_sweep_in_a_server_is_continued_by_its_name(database: str, tmp_path: P
 def test_of_two_starts_of_one_moment_one_is_refused(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both have looked for the study, which is not there, before one makes it."""
+    """Both have made the tables and looked for the study, which is not there, before one makes it."""
     both_have_looked = threading.Barrier(2, timeout=60)
 
     def find(*arguments: Any) -> None:
@@ -118,7 +119,10 @@ def test_of_two_starts_of_one_moment_one_is_refused(
 
     monkeypatch.setattr(study, "find_study", find)
 
-    sweep = made_sweep(tmp_path, storage=database, name="twice")
+    url = make_url(database).set(database="moment")
+    with create_engine(database, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(text("CREATE DATABASE moment"))
+    sweep = made_sweep(tmp_path, storage=url.render_as_string(hide_password=False), name="twice")
 
     def start(place: str) -> str:
         try:
