@@ -8,8 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from discovr_ray.config import Config, load_config
 from discovr_ray.data import storage
@@ -100,3 +103,13 @@ def complete_steps(run_folder: Path) -> list[int]:
 
 def encoder_bytes(run_folder: Path) -> bytes:
     return storage.read_bytes(storage.join(str(run_folder), "encoder.safetensors"))
+
+
+def train_workers() -> list[psutil.Process]:
+    """Of this session's own Ray; others may run on the same machine."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "TrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
