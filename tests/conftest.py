@@ -14,6 +14,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a stray token file must no
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # 15 is Ray's: beside another process that computes, workers starve
 SEVERAL_PROCESSES = "PYTEST_XDIST_WORKER" in os.environ
 if SEVERAL_PROCESSES:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores have work enough

@@ -71,7 +71,10 @@ class Job:
 
     def wait(self, timeout_s: float = 240) -> int:
         """Exit code."""
-        return self._process.wait(timeout_s)
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(self._given_up("does not end")) from None
 
     def send(self, number: signal.Signals) -> None:
         """Ctrl-C reaches the whole process group, as from a terminal; other signals the driver alone."""
@@ -92,8 +95,13 @@ class Job:
         end = time.monotonic() + timeout_s
         while not condition():
             assert self._process.poll() is None, f"the job ended early:\n{self.output()}"
-            assert time.monotonic() < end, f"waited in vain:\n{self.output()}"
+            assert time.monotonic() < end, self._given_up("waited in vain")
             time.sleep(0.1)
+
+    def _given_up(self, why: str) -> str:
+        """Its test fails, and it is ended: nobody else would end it, and it would slow all tests after this one."""
+        self.kill()
+        return f"{why}:\n{self.output()}"
 
 
 def complete_steps(run_folder: Path) -> list[int]:
