@@ -48,7 +48,7 @@ def run_ranks(world_size: int, function: Callable[..., Any], folder: Path, *args
         for rank in range(world_size)
     ]
     try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
+        outputs = [process.communicate(timeout=500)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
