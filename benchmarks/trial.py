@@ -41,7 +41,6 @@ from discovr_ray.report.section import Section
 # few labels, as where pretraining matters, and many test videos: intervals are as wide as these are few
 SPLITS = SplitRule("hash", (0.25, 0.1, 0.65))
 NUM_LABELLED = 800
-PLACEMENT: Placement = "free"  # in pictures that are in register, no head beats the mean mask, nor an encoder pixels
 UNLABELLED_SEED = 1000  # added to the seed: pretraining sees other patients than any split of the labelled ones
 SETTINGS = ProbeSettings(ClassRule("abnormal"), feature="patches", suite="quick")
 OPTIONS = EmbedOptions(clips_per_video=2, batch_size=16)
@@ -57,21 +56,24 @@ class Trial(NamedTuple):
     config: Config
     output: Path  # of runs and answers
     labelled: str  # manifest
+    placement: Placement = "steady"  # of the hearts in all videos
 
 
 def make_manifests(trial: Trial, num_labelled: int) -> dict[str, int]:
     """Both data sets, made where they are not there yet; returns the videos of each split, and of none."""
     data = trial.config.data
-    _make(Path(data.manifest), data.synthetic_clips, data.synthetic_seed, SplitRule("none"))
-    _make(Path(trial.labelled), num_labelled, data.synthetic_seed - UNLABELLED_SEED, SPLITS)
+    labelled_seed = data.synthetic_seed - UNLABELLED_SEED
+    _make(Path(data.manifest), data.synthetic_clips, data.synthetic_seed, SplitRule("none"), trial.placement)
+    _make(Path(trial.labelled), num_labelled, labelled_seed, SPLITS, trial.placement)
     splits = read_manifest(trial.labelled)["split"].to_pylist()
     counts = {split: splits.count(split) for split in sorted(set(splits))}
     return {"unlabelled": read_manifest(data.manifest).num_rows, **counts}
 
 
-def _make(manifest: Path, num_clips: int, seed: int, rule: SplitRule) -> None:
+def _make(manifest: Path, num_clips: int, seed: int, rule: SplitRule, placement: Placement = "steady") -> None:
     videos = manifest.parents[1] / "echo"
-    write_dataset(videos, num_clips, seed, os.cpu_count() or 1, PLACEMENT)  # refuses a folder of another seed or number
+    workers = os.cpu_count() or 1
+    write_dataset(videos, num_clips, seed, workers, placement)  # refuses a folder of another seed, number or placement
     if not manifest.exists():
         ingest([str(videos)], str(manifest.parent), rule)
 
