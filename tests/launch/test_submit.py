@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,18 +25,13 @@ import pytest
 from page_reader import CHROMIUM, drawn_page
 from pretrain_runs import ROOT, complete_steps, overrides
 from ray._private.utils import get_num_cpus
+from rclone_server import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 BIN = Path(sys.executable).parent
 TOKEN = "1f" * 32
 ENDLESS = {"schedule__epochs": 5000, "checkpoint__every_steps": 10000}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +44,7 @@ def job_server() -> Iterator[dict[str, str]]:
     token = Path(temporary, "token")
     token.write_text(TOKEN)
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    environment |= {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # at its end there is nothing left to wait for
     command = [
         str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=3", f"--port={free_port()}",
         "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",

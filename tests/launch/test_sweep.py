@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import psutil
 import pytest
 import yaml
 from optuna.trial import TrialState
-from pretrain_runs import OVERRIDES, Job
+from pretrain_runs import OVERRIDES, Job, train_workers
 
 from discovr_ray.data import storage
 from discovr_ray.errors import CrashLoopError
@@ -87,9 +86,8 @@ def kill_training_worker(folder: Path) -> None:
     """Once trial 0 is past its first rung, end the process that trains it."""
     while not any(name.startswith(f"step_{FIRST + 1:08d}") for name in saved_steps(folder, 0)):
         time.sleep(0.05)
-    for process in psutil.Process().children(recursive=True):
-        if "RayTrainWorker" in process.name() or "RayTrainWorker" in " ".join(process.cmdline()):
-            process.kill()
+    for worker in train_workers():
+        worker.kill()
 
 
 def test_a_worker_dies_and_its_trial_goes_on_from_its_last_checkpoint(echo_manifest: str, tmp_path: Path) -> None:
