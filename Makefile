@@ -8,6 +8,9 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python
 PYTEST_ARGS ?=
 ADDRESS ?= http://127.0.0.1:8265
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+# Test processes, each with a Ray of its own; a whole file runs in one of them. For one file one is enough.
+JOBS ?= $(if $(findstring .py,$(PYTEST_ARGS)),1,2)
+SHARED := $(if $(filter-out 0 1,$(JOBS)),-n $(JOBS) --dist loadfile --no-loadscope-reorder)
 # `make test` leaves out whole runs and kills of half a minute and more each; ALL=1, as CI has it, does not
 MARKERS ?= $(if $(ALL),(slow or not slow),not slow)$(if $(BROWSER),, and not browser)
 SWEEP_ARGS ?=
@@ -44,9 +47,9 @@ dashboard: setup ## look at a sweep in a browser: SWEEP=runs/sweeps/demo (optuna
 	@$(if $(SWEEP),,$(error SWEEP is missing: make dashboard SWEEP=runs/sweeps/demo, the folder of a sweep))
 	@$(RUN) jobs/dashboard.py "$(SWEEP)"
 
-test: setup ## run the tests (about 20 minutes on 2 cores); ALL=1: the long ones, too; PYTEST_ARGS="-k config" selects some
-	@echo "test: $(if $(ALL),all tests: three quarters of an hour,about 20 minutes) on 2 cores$(if $(BROWSER),, (no Chromium here: the browser test is left out))"
-	@$(RUN) -m pytest -m "$(MARKERS)" $(PYTEST_ARGS)
+test: setup ## run the tests (a quarter of an hour on 2 cores); ALL=1: the long ones, too; PYTEST_ARGS="-k config" selects some
+	@echo "test: $(if $(ALL),all tests: about 35 minutes,a quarter of an hour) on 2 cores$(if $(BROWSER),, (no Chromium here: the browser test is left out))"
+	@$(RUN) -m pytest $(SHARED) -m "$(MARKERS)" $(PYTEST_ARGS)
 
 test-fast: setup ## run the tests that start no cluster, server, browser or second process
 	@$(RUN) -m pytest -m "not (ray or s3 or dist or chaos or browser or slow)" $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""One Ray cluster and one synthetic data set for the whole session."""
+"""One Ray cluster and one synthetic data set for each test process."""
 
 from __future__ import annotations
 
@@ -14,13 +14,47 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a stray token file must no
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # 15 is Ray's: beside another process that computes, workers starve
+SEVERAL_PROCESSES = "PYTEST_XDIST_WORKER" in os.environ
+if SEVERAL_PROCESSES:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores have work enough
+
+
+# files of more than half a minute, the longest first
+LONG_FILES = (
+    "test_pretrain.py",
+    "test_autoscaling.py",
+    "test_sweep.py",
+    "test_submit.py",
+    "test_embed.py",
+    "test_saver.py",
+    "test_further.py",
+    "test_engine.py",
+    "test_faults.py",
+    "test_stream.py",
+    "test_shards.py",
+    "test_failures.py",
+    "test_placement.py",
+    "test_saving.py",
+    "test_convert.py",
+    "test_loop.py",
+    "test_evaluate.py",
+    "test_elastic.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the files, long ones come first: one begun last would end long after all others."""
+    if SEVERAL_PROCESSES:
+        place = {name: number for number, name in enumerate(LONG_FILES)}
+        items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=600 * 2**20, log_to_driver=True)
+    ray.init("local", num_cpus=4, include_dashboard=False, object_store_memory=600 * 2**20, log_to_driver=True)
     yield
     ray.shutdown()
 

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 KEY, SECRET = "testkey", "the-secret-that-nobody-may-see"  # pragma: allowlist secret (tests look for it in logs)
 
 
+# above the ports of Ray's workers, below those that Linux gives to whoever does not ask for one: a server that binds
+# its port only seconds later still finds it free
+PORTS = range(20_000, 32_000)
+TEST_PROCESSES = 16
+
+
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """Nobody listens there, and no other process of the same `pytest -n` is told it."""
+    mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % TEST_PROCESSES
+    while True:
+        port = random.SystemRandom().choice(PORTS[mine::TEST_PROCESSES])
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def start_server(root: Path, port: int) -> subprocess.Popen[bytes]:

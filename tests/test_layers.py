@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from conftest import LONG_FILES
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("discovr_ray", "jobs", "benchmarks")
@@ -246,3 +247,7 @@ def test_no_two_modules_of_the_tests_have_one_name() -> None:
     """pytest puts their folders on the path, where the second would be taken for the first."""
     names = [path.name for path in (ROOT / "tests").rglob("*.py")]
     assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
+def test_the_long_files_that_are_begun_first_exist() -> None:
+    assert {*LONG_FILES} - {path.name for path in (ROOT / "tests").rglob("test_*.py")} == set()

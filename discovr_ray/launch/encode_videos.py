@@ -296,5 +296,6 @@ class _Encode:
                 part, end = slice(end, end + count), end + count
                 if count:
                     clips = Decoded(None, *(block[name][place, :count].tolist() for name in OF_CLIPS))
-                    tables.append(folder.rows_of(*video.values(), clips, features.cls[part], features.patches[part]))
+                    of_part = features.cls[part], features.patches[part]
+                    tables.append(folder.rows_of(video["clip_id"], video["source_sha256"], clips, *of_part))
             folder.write_part(tables)

@@ -66,8 +66,10 @@ def run_segmentation(prepared: Prepared) -> tuple[Mapping[str, Any], Sequence[Se
 
 def _values(found: Segmented) -> dict[str, Any]:
     """For results.json; what is said of each frame stays in the answers' own files."""
-    names = ("metrics", "nothing_predicted", "ejection_fraction", "num_hearts", "no_ejection_fraction")
-    names += ("chosen", "validation")
+    names = (
+        *("metrics", "nothing_predicted", "ejection_fraction", "num_hearts", "no_ejection_fraction"),
+        *("chosen", "validation"),
+    )
     return {
         "structures": list(found.structures),
         "frames": found.counts,

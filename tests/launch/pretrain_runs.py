@@ -8,8 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from discovr_ray.config import Config, load_config
 from discovr_ray.data import storage
@@ -68,7 +71,10 @@ class Job:
 
     def wait(self, timeout_s: float = 240) -> int:
         """Exit code."""
-        return self._process.wait(timeout_s)
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(self._given_up("does not end")) from None
 
     def send(self, number: signal.Signals) -> None:
         """Ctrl-C reaches the whole process group, as from a terminal; other signals the driver alone."""
@@ -89,8 +95,13 @@ class Job:
         end = time.monotonic() + timeout_s
         while not condition():
             assert self._process.poll() is None, f"the job ended early:\n{self.output()}"
-            assert time.monotonic() < end, f"waited in vain:\n{self.output()}"
+            assert time.monotonic() < end, self._given_up("waited in vain")
             time.sleep(0.1)
+
+    def _given_up(self, why: str) -> str:
+        """Its test fails, and it is ended: nobody else would end it, and it would slow all tests after this one."""
+        self.kill()
+        return f"{why}:\n{self.output()}"
 
 
 def complete_steps(run_folder: Path) -> list[int]:
@@ -100,3 +111,13 @@ def complete_steps(run_folder: Path) -> list[int]:
 
 def encoder_bytes(run_folder: Path) -> bytes:
     return storage.read_bytes(storage.join(str(run_folder), "encoder.safetensors"))
+
+
+def train_workers() -> list[psutil.Process]:
+    """Of this session's own Ray; others may run on the same machine."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "TrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found

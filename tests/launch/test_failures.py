@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import pytest
 import ray
-from pretrain_runs import tiny_run
+from pretrain_runs import tiny_run, train_workers
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError
 
@@ -158,13 +156,3 @@ def kill_after_first_steps(metrics: Path, killed: list[int], over: threading.Eve
                 killed.append(worker.pid)
                 worker.kill()
                 break
-
-
-def train_workers() -> list[psutil.Process]:
-    """Of this session's own Ray; others may run on the same machine."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if "TrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
-    return found

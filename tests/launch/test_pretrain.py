@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import ray
 import torch
 from faulty_proxy import READ_FAULTS, FaultyProxy, Schedule
-from pretrain_runs import Job, complete_steps, encoder_bytes, overrides, tiny_run
+from pretrain_runs import Job, complete_steps, encoder_bytes, overrides, tiny_run, train_workers
 from rclone_server import SECRET
 
 from discovr_ray import load_encoder
@@ -175,9 +174,8 @@ def test_kill_9_of_a_worker_and_exact_continuation(finished: RunSummary, echo_ma
             if (tmp_path / "demo" / "step_00000004" / "checkpoint.json").exists():
                 break
             threading.Event().wait(0.1)
-        workers = [p for p in psutil.process_iter(["cmdline"]) if "TrainWorker" in " ".join(p.info["cmdline"] or [])]
-        killed.extend(worker.pid for worker in workers[:1])
-        for worker in workers[:1]:
+        for worker in train_workers()[:1]:
+            killed.append(worker.pid)
             worker.kill()
 
     killed: list[int] = []

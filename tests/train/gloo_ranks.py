@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from rclone_server import free_port
 
 HERE = Path(__file__).parent
 
@@ -27,17 +28,14 @@ def run_ranks(world_size: int, function: Callable[..., Any], folder: Path, *args
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "arguments.pkl").write_bytes(pickle.dumps((function.__module__, function.__name__, args)))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     environment = {
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(world_size),
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[1])]),
     }
     processes = [
         subprocess.Popen(
@@ -50,7 +48,7 @@ def run_ranks(world_size: int, function: Callable[..., Any], folder: Path, *args
         for rank in range(world_size)
     ]
     try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
+        outputs = [process.communicate(timeout=500)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
