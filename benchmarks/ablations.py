@@ -75,7 +75,7 @@ def changed(trial: Trial, variant: Variant, epochs: int) -> Trial:
         values[section] |= fields
     values["schedule"]["epochs"] = epochs or trial.config.schedule.epochs
     values["run"] |= {"name": variant.folder, "storage_path": str(output)}
-    return Trial(parse_config(values), output, trial.labelled)
+    return trial._replace(config=parse_config(values), output=output)
 
 
 def _run(trial: Trial, variant: Variant, epochs: int) -> list[Measure]:

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
@@ -30,6 +30,7 @@ from trial import NUM_LABELLED, SETTINGS, UNLABELLED_SEED, Trial, make_manifests
 from verdicts import aligned, markdown, plain, table
 
 from discovr_ray.config import load_config
+from discovr_ray.data.phantom.patient import Placement
 from discovr_ray.errors import ConfigError, DiscovrError
 from discovr_ray.launch.logs import show_progress
 from discovr_ray.launch.ray_session import start_ray
@@ -82,6 +83,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--labelled", type=int, default=NUM_LABELLED, metavar="N", help=f"labelled videos (default {NUM_LABELLED})"
     )
+    parser.add_argument(
+        "--placement",
+        choices=get_args(Placement),
+        default="steady",
+        help="steady (default): hearts lie in nearly one place, and pixels are a hard floor; free: they do not",
+    )
     parser.add_argument("--ablations", action="store_true", help="also pretrain without parts of the method")
     parser.add_argument(
         "--ablation-epochs", type=int, default=0, metavar="N", help="of each; 0 (default): as many as the preset"
@@ -102,7 +109,8 @@ def trial_of(arguments: argparse.Namespace) -> Trial:
         f"data.synthetic_seed={arguments.seed + UNLABELLED_SEED}",
         f"data.manifest={output / 'unlabelled' / MANIFEST}",
     ]
-    return Trial(load_config("prove", [*arguments.overrides, *own]), output, str(output / "labelled" / MANIFEST))
+    config = load_config("prove", [*arguments.overrides, *own])
+    return Trial(config, output, str(output / "labelled" / MANIFEST), arguments.placement)
 
 
 def prove(trial: Trial, arguments: argparse.Namespace) -> None:
@@ -114,6 +122,7 @@ def prove(trial: Trial, arguments: argparse.Namespace) -> None:
     result: dict[str, Any] = {
         "command": " ".join(["python benchmarks/prove.py", *sys.argv[1:]]),
         "seed": arguments.seed,
+        "placement": trial.placement,
         "machine": machine(),
         "videos": counts,
         "classes": SETTINGS.classes.name,

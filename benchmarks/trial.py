@@ -14,6 +14,7 @@ from verdicts import ENCODER, Measure
 from discovr_ray.config import Config
 from discovr_ray.data import storage
 from discovr_ray.data.manifest import read_manifest
+from discovr_ray.data.phantom.patient import Placement
 from discovr_ray.data.synthetic import write_dataset
 from discovr_ray.errors import ConfigError, StreamError
 from discovr_ray.evaluate.bootstrap import Estimate
@@ -55,21 +56,24 @@ class Trial(NamedTuple):
     config: Config
     output: Path  # of runs and answers
     labelled: str  # manifest
+    placement: Placement = "steady"  # of the hearts in all videos
 
 
 def make_manifests(trial: Trial, num_labelled: int) -> dict[str, int]:
     """Both data sets, made where they are not there yet; returns the videos of each split, and of none."""
     data = trial.config.data
-    _make(Path(data.manifest), data.synthetic_clips, data.synthetic_seed, SplitRule("none"))
-    _make(Path(trial.labelled), num_labelled, data.synthetic_seed - UNLABELLED_SEED, SPLITS)
+    labelled_seed = data.synthetic_seed - UNLABELLED_SEED
+    _make(Path(data.manifest), data.synthetic_clips, data.synthetic_seed, SplitRule("none"), trial.placement)
+    _make(Path(trial.labelled), num_labelled, labelled_seed, SPLITS, trial.placement)
     splits = read_manifest(trial.labelled)["split"].to_pylist()
     counts = {split: splits.count(split) for split in sorted(set(splits))}
     return {"unlabelled": read_manifest(data.manifest).num_rows, **counts}
 
 
-def _make(manifest: Path, num_clips: int, seed: int, rule: SplitRule) -> None:
+def _make(manifest: Path, num_clips: int, seed: int, rule: SplitRule, placement: Placement = "steady") -> None:
     videos = manifest.parents[1] / "echo"
-    write_dataset(videos, num_clips, seed, os.cpu_count() or 1)  # refuses a folder of another seed or number
+    workers = os.cpu_count() or 1
+    write_dataset(videos, num_clips, seed, workers, placement)  # refuses a folder of another seed, number or placement
     if not manifest.exists():
         ingest([str(videos)], str(manifest.parent), rule)
 

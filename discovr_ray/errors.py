@@ -57,7 +57,10 @@ class CollapseError(DiscovrError):
 
 
 class CrashLoopError(DiscovrError):
-    """Worker groups failed again and again from the same checkpoint; the message names the step and the last cause."""
+    """Worker groups failed again and again from the same checkpoint, or a sweep's trials one after another.
+
+    The message names the step or the trial, and the last cause.
+    """
 
 
 class CheckpointError(DiscovrError):

@@ -10,7 +10,9 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import get_args
 
+from discovr_ray.data.phantom.patient import Placement
 from discovr_ray.data.synthetic import write_dataset
 from discovr_ray.errors import DiscovrError
 
@@ -23,10 +25,16 @@ def main() -> int:
     parser.add_argument("--clips", type=_positive, default=64, help="number of clips, all splits together (default 64)")
     parser.add_argument("--seed", type=_not_negative, default=0, help="same seed, same bytes (default 0)")
     parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument(
+        "--placement",
+        choices=get_args(Placement),
+        default="steady",
+        help="steady (default): the heart lies in nearly one place; free: the probe stood elsewhere for each patient",
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        write_dataset(arguments.output, arguments.clips, arguments.seed, arguments.workers)
+        write_dataset(arguments.output, arguments.clips, arguments.seed, arguments.workers, arguments.placement)
     except DiscovrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -11,7 +11,7 @@ import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ import simplejpeg
 
 from discovr_ray.data.formats.avi_writer import write_avi
 from discovr_ray.data.phantom.heart import Beat, beat, cavity_mask, chords, outline
-from discovr_ray.data.phantom.patient import SIZE, Doubles, Patient, sample_patient
+from discovr_ray.data.phantom.patient import SIZE, Doubles, Patient, Placement, sample_patient
 from discovr_ray.data.phantom.render import render
 from discovr_ray.errors import StorageError
 from discovr_ray.randomness import hash_words
@@ -53,7 +53,7 @@ class GroundTruth(NamedTuple):
     es_frame: int
 
 
-def write_dataset(folder: Path, num_clips: int, seed: int, workers: int = 1) -> None:
+def write_dataset(folder: Path, num_clips: int, seed: int, workers: int = 1, placement: Placement = "steady") -> None:
     """Make `num_clips` clips in `folder`; a complete data set with the same parameters is left as it is.
 
     A half-written one is written again. With `workers` above 1 the calling script needs `if __name__ == "__main__"`,
@@ -63,14 +63,14 @@ def write_dataset(folder: Path, num_clips: int, seed: int, workers: int = 1) -> 
         StorageError: the folder holds something else, or cannot be written.
     """
     folder = Path(folder)
-    wanted = {"generator_version": VERSION, "num_clips": num_clips, "seed": seed}
+    wanted = {"generator_version": VERSION, "num_clips": num_clips, "seed": seed, "placement": placement}
     try:
         if _is_complete(folder, wanted):
             _LOG.info("synthetic data set in %s is complete", folder)
             return
         (folder / "Videos").mkdir(parents=True, exist_ok=True)
         _write_marker(folder, wanted, complete=False)
-        rows = list(_make_clips(folder, num_clips, seed, workers))
+        rows = list(_make_clips(partial(write_clip, folder, seed, placement=placement), num_clips, workers))
         _write_table(folder / "VolumeTracings.csv", [line for row in rows for line in row.tracings])
         _write_table(folder / "Labels.csv", [row.labels for row in rows])
         _write_table(folder / "FileList.csv", [row.file for row in rows])
@@ -79,9 +79,9 @@ def write_dataset(folder: Path, num_clips: int, seed: int, workers: int = 1) -> 
         raise StorageError(f"{folder}: the synthetic data set cannot be written: {error}") from error
 
 
-def ground_truth(seed: int, index: int) -> GroundTruth:
+def ground_truth(seed: int, index: int, placement: Placement = "steady") -> GroundTruth:
     """What is known of every frame of clip `index`, whose patient_id in Labels.csv is S<seed>-<index>."""
-    patient = sample_patient(seed, index)
+    patient = sample_patient(seed, index, placement)
     curve = beat(patient)
     return GroundTruth(
         curve.volume_ml,
@@ -103,9 +103,9 @@ def clip_id(seed: int, index: int) -> str:
     return f"0X{int(hash_words(seed, index)):016X}"
 
 
-def write_clip(folder: Path, seed: int, index: int) -> Rows:
+def write_clip(folder: Path, seed: int, index: int, placement: Placement = "steady") -> Rows:
     """Draw and store one clip."""
-    patient = sample_patient(seed, index)
+    patient = sample_patient(seed, index, placement)
     chroma = np.full((SIZE // 2, SIZE // 2), 128, np.uint8)
     images = [
         simplejpeg.encode_jpeg_yuv_planes(frame, chroma, chroma, quality=JPEG_QUALITY) for frame in render(patient)
@@ -151,8 +151,7 @@ def describe(name: str, patient: Patient, curve: Beat) -> Rows:
     return Rows(file, tracings, labels)
 
 
-def _make_clips(folder: Path, num_clips: int, seed: int, workers: int) -> Iterator[Rows]:
-    make = partial(write_clip, folder, seed)
+def _make_clips(make: Callable[[int], Rows], num_clips: int, workers: int) -> Iterator[Rows]:
     if workers == 1:
         yield from _with_progress(map(make, range(num_clips)), num_clips)
         return
@@ -169,7 +168,7 @@ def _with_progress(rows: Iterable[Rows], total: int) -> Iterator[Rows]:
         yield row
 
 
-def _is_complete(folder: Path, wanted: dict[str, int]) -> bool:
+def _is_complete(folder: Path, wanted: dict[str, Any]) -> bool:
     """Whether the wanted data set is already there; refuses a folder that holds anything else."""
     marker = folder / MARKER
     if not marker.exists():
@@ -180,12 +179,13 @@ def _is_complete(folder: Path, wanted: dict[str, int]) -> bool:
         found = json.loads(marker.read_text())
     except json.JSONDecodeError as error:
         raise StorageError(f"{marker}: is not valid JSON ({error}); choose another folder") from error
+    found = {"placement": "steady", **found}  # the only one there was at first
     if {key: found.get(key) for key in wanted} != wanted:
         raise StorageError(f"{folder}: holds the synthetic data set {found}, not {wanted}; choose another folder")
     return bool(found["complete"])
 
 
-def _write_marker(folder: Path, wanted: dict[str, int], complete: bool) -> None:
+def _write_marker(folder: Path, wanted: dict[str, Any], complete: bool) -> None:
     _write_bytes(folder / MARKER, json.dumps({**wanted, "complete": complete}, indent=1).encode())
 
 

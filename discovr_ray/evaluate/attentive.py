@@ -8,7 +8,8 @@ the validation split), so that tokens without positions, such as plain pixels, a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from discovr_ray.errors import EvaluationError
-from discovr_ray.evaluate.metrics import ClassPredictions, NumberPredictions, class_metrics, number_metrics
+from discovr_ray.evaluate.metrics import ClassPredictions, Doubles, NumberPredictions, class_metrics, number_metrics
 from discovr_ray.evaluate.segmentation import TokenArray
 from discovr_ray.evaluate.splits import Problem, Side
 
@@ -33,6 +34,7 @@ class AttentiveProbe(NamedTuple):
     answers: ClassPredictions | NumberPredictions  # of the test split
     chosen: dict[str, float]  # on the validation split
     validation: dict[str, float]  # weight decay, with or without places -> macro F1, or MAE, there
+    fitted: Fitted
 
 
 class _Model(NamedTuple):
@@ -55,6 +57,43 @@ class _Scale(NamedTuple):
     deviation: Tensor
     y_mean: float
     y_deviation: float
+
+
+class Fitted(NamedTuple):
+    """A fitted probe, for other tokens than those it was fitted on."""
+
+    scale: _Scale
+    model: _Model
+
+    def outputs(self, tokens: TokenArray) -> Doubles:
+        """Tokens [n, N, D] -> scores of the classes [n, C], or the number [n, 1] in the label's unit."""
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(tokens), PREDICT_BATCH):
+                values = torch.from_numpy(np.asarray(tokens[start : start + PREDICT_BATCH], np.float32))
+                parts.append(self.model((values - self.scale.mean) / self.scale.deviation))
+        found = torch.cat(parts).double()
+        if found.shape[1] > 1:
+            return np.asarray(found.softmax(dim=1).numpy())
+        return np.asarray(found.numpy() * self.scale.y_deviation + self.scale.y_mean)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        moments = torch.tensor([self.scale.y_mean, self.scale.y_deviation], dtype=torch.float64)
+        return {"mean": self.scale.mean, "deviation": self.scale.deviation, "y": moments, **self.model._asdict()}
+
+
+def fitted_from(tensors: Mapping[str, Tensor]) -> Fitted:
+    """Of Fitted.to_tensors. Errors: KeyError: one of them is missing."""
+    y_mean, y_deviation = tensors["y"].tolist()
+    scale = _Scale(tensors["mean"], tensors["deviation"], y_mean, y_deviation)
+    return Fitted(scale, _Model(*(tensors[name] for name in _Model._fields)))
+
+
+def predictions(y: npt.NDArray[Any], outputs: Doubles) -> ClassPredictions | NumberPredictions:
+    """Answers of Fitted.outputs [n, C]; C above 1 are classes."""
+    if outputs.shape[1] > 1:
+        return ClassPredictions(y, outputs.argmax(axis=1), outputs)
+    return NumberPredictions(y, outputs[:, 0])
 
 
 class _Fit(NamedTuple):
@@ -89,9 +128,10 @@ def attentive_probe(problem: Problem, tokens: TokenArray, seed: int) -> Attentiv
     best = max(fits, key=lambda fit: (fit.score, not fit.places, fit.decay))
     sign = 1 if problem.classes else -1
     return AttentiveProbe(
-        _answers(problem, problem.test, tokens, (scale, best.model)),
+        _answers(problem.test, tokens, Fitted(scale, best.model)),
         {"weight_decay": best.decay, "places": float(best.places), "step": float(best.step)},
         {f"weight_decay={fit.decay:g}{', places' * fit.places}": sign * fit.score for fit in fits},
+        Fitted(scale, best.model),
     )
 
 
@@ -152,7 +192,7 @@ def _fit(problem: Problem, tokens: TokenArray, scale: _Scale, choice: tuple[floa
         optimiser.step()
         if step % every == 0:
             now = _Model(*(part.detach().clone() for part in model))
-            score = _score(problem, tokens, (scale, now))
+            score = _score(problem.val, tokens, Fitted(scale, now))
             tries = 0 if score > best.score else tries + 1
             best = _Fit(score, decay, places, step, now) if score > best.score else best
             if tries >= PATIENCE:
@@ -160,27 +200,17 @@ def _fit(problem: Problem, tokens: TokenArray, scale: _Scale, choice: tuple[floa
     return best
 
 
-def _score(problem: Problem, tokens: TokenArray, fitted: tuple[_Scale, _Model]) -> float:
-    answers = _answers(problem, problem.val, tokens, fitted)
+def _score(side: Side, tokens: TokenArray, fitted: Fitted) -> float:
+    answers = _answers(side, tokens, fitted)
     if isinstance(answers, ClassPredictions):
         return class_metrics(answers)["macro_f1"](None)
     return -number_metrics(answers)["mae"](None)
 
 
-def _answers(
-    problem: Problem, side: Side, tokens: TokenArray, fitted: tuple[_Scale, _Model]
-) -> ClassPredictions | NumberPredictions:
-    scale, model = fitted
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(side.y), PREDICT_BATCH):
-            some = side.take(np.arange(start, min(start + PREDICT_BATCH, len(side.y))))
-            parts.append(model(_standard(some, tokens, scale)))
-    found = torch.cat(parts).double()
-    if problem.classes:
-        scores: npt.NDArray[np.float64] = found.softmax(dim=1).numpy()
-        return ClassPredictions(side.y, scores.argmax(axis=1), scores)
-    return NumberPredictions(side.y, found[:, 0].numpy() * scale.y_deviation + scale.y_mean)
+def _answers(side: Side, tokens: TokenArray, fitted: Fitted) -> ClassPredictions | NumberPredictions:
+    rows = side.x[:, 0].astype(np.intp)
+    starts = range(0, len(rows), PREDICT_BATCH)
+    return predictions(side.y, np.concatenate([fitted.outputs(tokens[rows[at : at + PREDICT_BATCH]]) for at in starts]))
 
 
 def _standard(side: Side, tokens: TokenArray, scale: _Scale) -> Tensor:

@@ -6,6 +6,7 @@ and wherever that is done. Grey levels are taken as a logarithmic scale of RANGE
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from discovr_ray.data.formats.reader import Frames
+from discovr_ray.data.formats.reader import Frames, Indices
+from discovr_ray.evaluate.dense import DecodedMoment, decode_moment
 from discovr_ray.evaluate.embedding import Decoded, Preprocessing, decode_video
 from discovr_ray.randomness import Purpose, clip_key, uniform
 
@@ -39,6 +41,10 @@ class DegradedPreprocessing(Preprocessing):
     """That of clean clips, and which version of the degradations comes after it."""
 
     degradations: int = 1
+
+    @classmethod
+    def of(cls, clean: Preprocessing) -> DegradedPreprocessing:
+        return cls(**dataclasses.asdict(clean))
 
 
 def degrade(frames: Frames, kind: str, level: int, clip_id: str) -> Frames:
@@ -70,6 +76,28 @@ def decode_degraded(row: Mapping[str, Any], preprocessing: Preprocessing) -> Dec
         return decoded
     clip_id, kind, level = parse_degraded_id(row["clip_id"])
     return decoded._replace(frames=degrade(decoded.frames, kind, level, clip_id))
+
+
+def decode_degraded_moment(row: Mapping[str, Any], frame: int, preprocessing: Preprocessing) -> DecodedMoment:
+    """As evaluate.dense.decode_moment, of a row whose clip_id is a `degraded_id`.
+
+    A lower frame rate keeps the wanted frame among those that are taken: what was outlined in it would be of another
+    moment else, and the number would say how far the heart moved.
+    """
+    decoded = decode_moment(row, frame, preprocessing)
+    if decoded.frames is None:
+        return decoded
+    clip_id, kind, level = parse_degraded_id(row["clip_id"])
+    if KINDS[kind].apply is _frame_rate:
+        shown = held(len(decoded.frames), int(KINDS[kind].strengths[level - 1]), decoded.place)
+        return decoded._replace(frames=decoded.frames[shown])
+    return decoded._replace(frames=degrade(decoded.frames[None], kind, level, clip_id)[0])
+
+
+def held(count: int, every: int, kept: int = 0) -> Indices:
+    """Which of `count` frames each one shows when only every so-manyth is taken, number `kept` among them."""
+    first = kept % every
+    return np.maximum(first + (np.arange(count) - first) // every * every, first)
 
 
 def _depth(size: int) -> Floats:
@@ -112,8 +140,7 @@ def _dropout(frames: Floats, strength: float, key: int) -> Floats:
 
 def _frame_rate(frames: Floats, strength: float, key: int) -> Floats:
     """Each frame stands for so many frames' time."""
-    held = np.arange(frames.shape[1]) // int(strength) * int(strength)
-    return frames[:, held]
+    return frames[:, held(frames.shape[1], int(strength))]
 
 
 KINDS = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -209,24 +209,31 @@ class DenseFolder:
         return {Item(*row.values()) for part in self._parts(Item._fields) for row in part.to_pylist()}
 
     def read(self, items: Sequence[Item]) -> npt.NDArray[np.float16]:
-        """Tokens of items, in their order: [n, N, D].
+        """Tokens of items, in their order: [n, N, D]. Errors: as of `stream`."""
+        found = np.zeros((len(items), self.settings.tokens, self.settings.width), np.float16)
+        for places, tokens in self.stream(items):
+            found[places] = tokens
+        return found
+
+    def stream(self, items: Sequence[Item]) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.float16]]]:
+        """Tokens of items part by part: places among the items [k], and their tokens [k, N, D]; each item once.
 
         Errors:
             FeaturesError: an item is in no part, or a part is damaged.
         """
         shape = self.settings.tokens, self.settings.width
-        places = {item: place for place, item in enumerate(items)}
-        found = np.zeros((len(items), *shape), np.float16)
-        missing = set(places)
+        missing = {item: place for place, item in enumerate(items)}
         for part in self._parts(SCHEMA.names):
+            places, tokens = [], []
             for row in part.to_pylist():
                 item = Item(row["clip_id"], row["frame"], row["source_sha256"])
                 if item in missing:
-                    found[places[item]] = self._array(row["tokens"], shape)
-                    missing.discard(item)
+                    places.append(missing.pop(item))
+                    tokens.append(self._array(row["tokens"], shape))
+            if places:
+                yield np.array(places), np.stack(tokens)
         if missing:
             raise FeaturesError(f"{self.uri}: {len(missing)} of {len(items)} items have no tokens: {min(missing)}")
-        return found
 
     def _array(self, content: bytes, shape: tuple[int, int]) -> npt.NDArray[np.float16]:
         values = np.frombuffer(content, np.float16)

@@ -64,6 +64,11 @@ def class_metrics(answers: ClassPredictions) -> dict[str, Metric]:
     }
 
 
+def metrics_of(answers: ClassPredictions | NumberPredictions) -> dict[str, Metric]:
+    """Of either kind of answers."""
+    return class_metrics(answers) if isinstance(answers, ClassPredictions) else number_metrics(answers)
+
+
 def number_metrics(answers: NumberPredictions) -> dict[str, Metric]:
     """mae, rmse (in the label's unit) and r2, which needs two different values among the weighted ones."""
     truth, errors = answers.truth, answers.predicted - answers.truth

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from discovr_ray.evaluate.bootstrap import Estimate, draw_for_classes, draw_for_numbers
+from discovr_ray.evaluate.bootstrap import Estimate, Resamples, draw_for_classes, draw_for_numbers
 from discovr_ray.evaluate.degradations import LEVELS, degraded_id
 from discovr_ray.evaluate.features import FeatureArray
 from discovr_ray.evaluate.knn import knn
@@ -38,6 +38,14 @@ ASKED = (
 )
 
 
+class Named(NamedTuple):
+    """What a point is of."""
+
+    probe: str
+    metric: str
+    higher_is_better: bool
+
+
 class Point(NamedTuple):
     """A probe at one level of one degradation."""
 
@@ -65,7 +73,7 @@ def robustness(
         degraded: degradations.degraded_id -> features [D] of each of these videos at each level.
     """
     points: list[Point] = []
-    levels = [CLEAN, *((kind, level) for kind in kinds for level in LEVELS)]
+    levels = levels_of(kinds)
     for asked in ASKED:
         if asked.about in problems:
             points += _points(asked, problems[asked.about], (levels, degraded), of)
@@ -100,10 +108,23 @@ def _points(
         metrics_of(type(answers)(*(part[place * count : (place + 1) * count] for part in answers)))[asked.metric]
         for place in range(len(levels))
     ]
+    return points_of(Named(asked.probe, asked.metric, asked.higher_is_better), levels, metrics, draws)
+
+
+def levels_of(kinds: Sequence[str]) -> list[tuple[str, int]]:
+    """Clean, then every level of each kind."""
+    return [CLEAN, *((kind, level) for kind in kinds for level in LEVELS)]
+
+
+def points_of(
+    named: Named, levels: Sequence[tuple[str, int]], metrics: Sequence[Metric], draws: Resamples
+) -> list[Point]:
+    """Value and drop at every level. `metrics`: one of each level, the clean one first."""
     points = []
     for (kind, level), metric in zip(levels, metrics, strict=True):
-        found = with_intervals({"value": metric, "drop": _drop(metrics[0], metric, asked.higher_is_better)}, draws)
-        points.append(Point(asked.probe, asked.metric, kind, level, found["value"], found["drop"]))
+        drop = _drop(metrics[0], metric, named.higher_is_better)
+        found = with_intervals({"value": metric, "drop": drop}, draws)
+        points.append(Point(named.probe, named.metric, kind, level, found["value"], found["drop"]))
     return points
 
 

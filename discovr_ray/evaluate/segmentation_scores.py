@@ -19,6 +19,9 @@ from discovr_ray.evaluate.outlines import Mask
 SCORED_AT_ONCE = 64  # frames
 PERCENTILE = 95  # of distances between borders
 LEFT_VENTRICLE = "lv"
+# why a video with outlines has no ejection fraction
+NOT_TWO, NO_LABEL = "not two outlined frames", "no label of the ejection fraction"
+EMPTY_MASK = "a mask of the left ventricle is empty"
 
 
 class Scored(NamedTuple):
@@ -41,7 +44,7 @@ class SegmentationResult:
     num_hearts: int  # videos that it is of
     chosen: dict[str, float]  # on the validation split
     validation: dict[str, float]
-    notes: list[str]
+    no_ejection_fraction: dict[str, list[str]]  # Hearts.left_out
     clip_ids: list[str]
     frames: list[int]
     dice: list[list[float]]  # of each frame and structure
@@ -81,12 +84,13 @@ def mask_metrics(scored: Scored, structures: Sequence[str], draws: Any) -> dict[
     if len(structures) > 1:
         columns["mean"] = list(range(len(structures)))
     return {
-        name: with_intervals({"dice": _mean(scored.dice[:, of]), "hd95": _mean(scored.hd95[:, of])}, draws)
+        name: with_intervals({"dice": mean_over(scored.dice[:, of]), "hd95": mean_over(scored.hd95[:, of])}, draws)
         for name, of in columns.items()
     }
 
 
-def _mean(values: Doubles) -> Metric:
+def mean_over(values: Doubles) -> Metric:
+    """Of each frame and structure [n, k]: the mean over frames of the mean over structures."""
     each = values.mean(axis=1)
 
     def mean(weights: Weights | None) -> float:
@@ -120,11 +124,12 @@ def area_length_volume(mask: npt.NDArray[np.bool_]) -> float:
 
 
 class Hearts(NamedTuple):
-    """Ejection fraction in percent, of the videos that have two outlined frames and the label."""
+    """Ejection fraction in percent. Every video with an outlined frame is in `clip_ids` or has a reason."""
 
     clip_ids: list[str]
     truth: Doubles  # the label
-    predicted: Doubles  # from masks; NaN where nothing was predicted
+    predicted: Doubles  # from masks
+    left_out: dict[str, list[str]]  # NOT_TWO, NO_LABEL or EMPTY_MASK -> clip ids
 
 
 def ejection_fractions(
@@ -143,28 +148,28 @@ def ejection_fractions(
     rows: dict[str, list[int]] = {}
     for row, clip_id in enumerate(clip_ids):
         rows.setdefault(clip_id, []).append(row)
-    found = Hearts([], np.zeros(0), np.zeros(0))
+    found: dict[str, float] = {}
+    left_out: dict[str, list[str]] = {}
     for clip_id, of in rows.items():
-        if len(of) != 2 or clip_id not in labels:
-            continue
-        systole, diastole = sorted(of, key=lambda row: int((truth[row] == value).sum()))
-        volumes = [area_length_volume(masks[row] == value) for row in (systole, diastole)]
-        ef = 100 * (1 - volumes[0] / volumes[1])
-        found = Hearts(
-            [*found.clip_ids, clip_id], np.append(found.truth, labels[clip_id]), np.append(found.predicted, ef)
-        )
-    return found
+        reason = NOT_TWO if len(of) != 2 else "" if clip_id in labels else NO_LABEL
+        if not reason:
+            systole, diastole = sorted(of, key=lambda row: int((truth[row] == value).sum()))
+            volumes = [area_length_volume(masks[row] == value) for row in (systole, diastole)]
+            found[clip_id] = 100 * (1 - volumes[0] / volumes[1])
+            reason = "" if math.isfinite(found[clip_id]) else EMPTY_MASK
+        if reason:
+            found.pop(clip_id, None)
+            left_out.setdefault(reason, []).append(clip_id)
+    return Hearts(list(found), np.array([labels[name] for name in found]), np.array(list(found.values())), left_out)
 
 
 def ef_metrics(hearts: Hearts, patients: Mapping[str, str], num_draws: int, seed: int) -> dict[str, Estimate]:
     """mae, rmse and r2 with intervals; nothing where fewer than two videos, or all of one value, are known."""
-    known = np.isfinite(hearts.predicted)
-    truth, predicted = hearts.truth[known], hearts.predicted[known]
-    if len(np.unique(truth)) < 2:
+    if len(np.unique(hearts.truth)) < 2:
         return {}
-    ids = np.array([patients[clip_id] for clip_id, there in zip(hearts.clip_ids, known, strict=True) if there], np.str_)
-    draws = draw_for_numbers(ids, truth, num_draws, seed)
-    return with_intervals(number_metrics(NumberPredictions(truth, predicted)), draws)
+    ids = np.array([patients[clip_id] for clip_id in hearts.clip_ids], np.str_)
+    draws = draw_for_numbers(ids, hearts.truth, num_draws, seed)
+    return with_intervals(number_metrics(NumberPredictions(hearts.truth, hearts.predicted)), draws)
 
 
 def segmentation_from_plain(values: Mapping[str, Any]) -> SegmentationResult:

@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from discovr_ray.data import storage, watchdog
 from discovr_ray.data.microbatch import COLUMNS
 from discovr_ray.errors import StreamError, TooManyBadClipsError
+from discovr_ray.evaluate.degradations import DegradedPreprocessing, decode_degraded_moment
 from discovr_ray.evaluate.dense import (
     FAILED_FILE,
     WHOLE,
@@ -70,11 +71,17 @@ class _Task:
 
 
 def extract(
-    encoders: Mapping[str, PretrainedEncoder], clips: pa.Table, items: Sequence[Item], uri: str, options: EmbedOptions
+    encoders: Mapping[str, PretrainedEncoder],
+    clips: pa.Table,
+    items: Sequence[Item],
+    uri: str,
+    options: EmbedOptions,
+    degraded: bool = False,
 ) -> Extracted:
     """Tokens of items into uri/<model>/, of which only what is missing is computed.
 
     Args:
+        degraded: clip ids are those of degradations.degraded_id, and say how frames are made worse.
         encoders: model -> encoder; all of one preparation of clips.
         clips: manifest rows of the items' videos.
         items: all frames, or all WHOLE.
@@ -83,9 +90,13 @@ def extract(
         TooManyBadClipsError: more items failed than allowed (failed.parquet says why).
         ConfigError: the cluster has no room. StreamError: storage that did not answer, or workers that died.
     """
-    first = next(iter(encoders.values()))
-    preprocessing = preprocessing_of(first.card, 1)
-    folders = {name: _folder(encoder, uri, name, items, options) for name, encoder in encoders.items()}
+    preprocessing = preprocessing_of(next(iter(encoders.values())).card, 1)
+    if degraded:
+        preprocessing = DegradedPreprocessing.of(preprocessing)
+    folders = {
+        name: _folder(encoder, storage.join(uri, name), items, (preprocessing, options))
+        for name, encoder in encoders.items()
+    }
     done = set.intersection(*(folder.done() for folder in folders.values()))
     missing = [item for item in items if item not in done]
     logger.info("patch tokens of %d moments, %d of them already there", len(items), len(items) - len(missing))
@@ -114,12 +125,12 @@ def extract(
 
 
 def _folder(
-    encoder: PretrainedEncoder, uri: str, name: str, items: Sequence[Item], options: EmbedOptions
+    encoder: PretrainedEncoder, uri: str, items: Sequence[Item], how: tuple[Preprocessing, EmbedOptions]
 ) -> DenseFolder:
-    card = encoder.card
+    card, (preprocessing, options) = encoder.card, how
     count = tokens_per_clip(encoder) if items and items[0].frame == WHOLE else tokens_per_frame(encoder)
-    settings = DenseSettings(card.model_sha256, preprocessing_of(card, 1), options.precision, card.encoder.width, count)
-    folder = DenseFolder(storage.join(storage.absolute(uri), name), settings)
+    settings = DenseSettings(card.model_sha256, preprocessing, options.precision, card.encoder.width, count)
+    folder = DenseFolder(storage.absolute(uri), settings)
     folder.claim()
     return folder
 
@@ -185,7 +196,8 @@ def _decode(task: _Task, item: Item) -> DecodedMoment:
 def _decode_watched(row: Mapping[str, Any], frame: int, preprocessing: Preprocessing) -> DecodedMoment:
     with watchdog.end_process_after(watchdog.limit_with_reading_s()):
         try:
-            return decode_moment(row, frame, preprocessing)
+            decode = decode_degraded_moment if isinstance(preprocessing, DegradedPreprocessing) else decode_moment
+            return decode(row, frame, preprocessing)
         except Exception as error:  # the boundary to the decoders: the other videos go on
             return DecodedMoment(reason=f"{type(error).__name__}: {error}")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,24 +80,39 @@ def prepare(source: str, manifest: str, output: str, options: EmbedOptions, spli
 
 
 def carry_out(prepared: Prepared, decode: Decode = decode_video) -> EmbedSummary:
-    """Embed what the folder lacks, and write its tables.
+    """Embed what the folder lacks, and write its tables: `carry_out_together`, which see, of one encoder."""
+    return carry_out_together([prepared], decode)[0]
 
+
+def carry_out_together(prepared: Sequence[Prepared], decode: Decode = decode_video) -> list[EmbedSummary]:
+    """Embed what the folders lack, and write their tables; a video is decoded once for all encoders.
+
+    Args:
+        prepared: of the same clips, preparation and options.
     Errors:
         ConfigError: the cluster has no room for the workers.
         TooManyBadClipsError: more videos failed than allowed (failed.parquet says why); the others' parts stay.
-        FeaturesError: the encoder gave a value that is not finite; names the video.
+        FeaturesError: an encoder gave a value that is not finite; names the video.
         StreamError: storage that did not answer, or workers that could not work. What is done stays done.
     """
-    encoder, clips, sources, folder, options = prepared
-    done = folder.done()
-    missing = np.flatnonzero([(clip_id, sources[clip_id]) not in done for clip_id in clips["clip_id"].to_pylist()])
+    _, clips, sources, _, options = prepared[0]
+    wanted = [(clip_id, sources[clip_id]) for clip_id in clips["clip_id"].to_pylist()]
+    lacking = [np.array([video not in done for video in wanted]) for done in (of.folder.done() for of in prepared)]
+    missing = np.flatnonzero(np.any(lacking, axis=0))
     logger.info("%d videos, %d of them already embedded", clips.num_rows, clips.num_rows - len(missing))
     reasons: list[str] = []
     if len(missing):
+        encoders = {of.folder: of.encoder for of, lacks in zip(prepared, lacking, strict=True) if lacks.any()}
         with ray_session():
-            reasons = encode_videos(encoder, _todo(clips.take(pa.array(missing)), sources), folder, options, decode)
+            reasons = encode_videos(encoders, _todo(clips.take(pa.array(missing)), sources), options, decode)
     ids, splits = (clips[name].take(pa.array(missing)).to_pylist() for name in ("clip_id", "split"))
     failures = [Failure(*item) for item in zip(ids, splits, reasons, strict=True) if item[-1]]
+    return [_finish(of, failures, int(lacks.sum())) for of, lacks in zip(prepared, lacking, strict=True)]
+
+
+def _finish(prepared: Prepared, failures: Sequence[Failure], num_asked: int) -> EmbedSummary:
+    """Write a folder's tables. `num_asked`: videos that it lacked."""
+    _, clips, sources, folder, options = prepared
     folder.write_failed(failures)
     counts = dict(Counter(failure.reason for failure in failures))
     failed_uri = storage.join(folder.uri, FAILED_FILE)
@@ -110,7 +125,7 @@ def carry_out(prepared: Prepared, decode: Decode = decode_video) -> EmbedSummary
     num_clips = folder.finish(clips, sources, failures)
     videos_uri = storage.join(folder.uri, VIDEOS_FILE)
     num_videos = clips.num_rows - len(failures)
-    return EmbedSummary(videos_uri, failed_uri, num_videos, num_clips, len(missing) - len(failures), counts)
+    return EmbedSummary(videos_uri, failed_uri, num_videos, num_clips, max(0, num_asked - len(failures)), counts)
 
 
 def _todo(clips: pa.Table, sources: Mapping[str, str]) -> pa.Table:

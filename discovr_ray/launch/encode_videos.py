@@ -1,4 +1,4 @@
-"""Features of many videos: Ray Data decodes, actors with the encoder take what is decoded, and write.
+"""Features of many videos: Ray Data decodes, actors with the encoders take what is decoded, and write.
 
 A decoder that dies takes its block along; what is then missing is decoded again, each video in a process of its own,
 whose death names the video and the cause.
@@ -36,6 +36,7 @@ BLOCK_BYTES = 64 * 2**20  # of decoded frames, which one task makes and one part
 MAX_VIDEOS_PER_BLOCK = 64  # so much is done again after a crash
 BLOCKS_PER_WORKER = 8  # where there are few videos, so that nobody waits for the last block
 Decode = Callable[[Mapping[str, Any], Preprocessing], Decoded]  # as decode_video
+OF_CLIPS = ("first_frame", "padded_frames")  # columns of a decoded block
 LOST = "the process that decoded this video was lost twice (out of memory?)"
 
 
@@ -74,10 +75,10 @@ class EmbedOptions:
 class _Task:
     """What every decode task and every actor is told."""
 
-    encoder: Any  # ObjectRef of the PretrainedEncoder
+    encoders: Any  # ObjectRef of the encoders, in the order of `folders`
     videos: Any  # ObjectRef of the table of videos of this pass: microbatch.COLUMNS, source_sha256 and index
     per_block: int  # videos
-    folder: FeatureFolder
+    folders: tuple[FeatureFolder, ...]
     options: EmbedOptions
     decode: Decode
     access: storage.Access
@@ -90,17 +91,17 @@ class _Task:
 
 
 def encode_videos(
-    encoder: PretrainedEncoder,
+    encoders: Mapping[FeatureFolder, PretrainedEncoder],
     videos: pa.Table,
-    folder: FeatureFolder,
     options: EmbedOptions,
     decode: Decode = decode_video,
 ) -> list[str]:
-    """Write the features of videos into parts of a folder; for each video "" then, else why it has none.
+    """Write the features of videos into parts of folders; for each video "" then, else why it has none.
 
-    Needs an initialised Ray.
+    Needs an initialised Ray. A video is decoded once for all encoders.
 
     Args:
+        encoders: folder of its features -> encoder; all of one preparation of clips.
         videos: manifest rows with microbatch.COLUMNS and source_sha256.
     Errors:
         ConfigError: the cluster has no room for the workers.
@@ -108,10 +109,11 @@ def encode_videos(
         StreamError: storage that did not answer, or workers that could not work. What is done stays done.
     """
     workers = num_workers(options)
-    folder.reopen()
-    in_store = ray.put(encoder)
+    for folder in encoders:
+        folder.reopen()
+    folders, in_store = tuple(encoders), ray.put(list(encoders.values()))
     videos = videos.append_column("index", pa.array(range(videos.num_rows), pa.int64()))
-    per_block = _videos_per_block(folder.settings, videos.num_rows, workers)
+    per_block = _videos_per_block(folders[0].settings, videos.num_rows, workers)
     logger.info("embedding %d videos, %d at a time, on %d workers", videos.num_rows, per_block, workers)
     progress = Progress("embedded %d of %d videos", videos.num_rows)
     answers: dict[int, str] = {}
@@ -121,7 +123,7 @@ def encode_videos(
             break
         in_pass = ray.put(videos.take(missing))
         limits = storage.access(), watchdog.base_limit_s()
-        task = _Task(in_store, in_pass, per_block, folder, options, decode, *limits, apart)
+        task = _Task(in_store, in_pass, per_block, folders, options, decode, *limits, apart)
         num_blocks = math.ceil(len(missing) / per_block)
         # not one block came back of many: most likely no video's fault, so the next loss ends it with its cause
         max_lost = 0 if apart and not answers and num_blocks > 1 else -1
@@ -205,14 +207,14 @@ def _decode_block(block: Mapping[str, Any], task: _Task) -> dict[str, Any]:
     `count` are the video's, first_frame and padded_frames [n, K], reason (why count is 0), outage.
     """
     task.adopt()
-    preprocessing = task.folder.settings.preprocessing
+    preprocessing = task.folders[0].settings.preprocessing
     number, size = preprocessing.clips_per_video, preprocessing.image_size
     firsts = (block["id"] * task.per_block).tolist()
     videos = [_table(task.videos).slice(first, task.per_block) for first in firsts]
     rows = [row for first, part in zip(firsts, videos, strict=True) for row in range(first, first + part.num_rows)]
     decoded = [_decode(task, video) for part in videos for video in part.to_pylist()]
     frames = np.zeros((len(rows), number, preprocessing.num_frames, size, size), np.uint8)
-    of_clips = {name: np.zeros((len(rows), number), np.int32) for name in ("first_frame", "padded_frames")}
+    of_clips = {name: np.zeros((len(rows), number), np.int32) for name in OF_CLIPS}
     for place, video in enumerate(decoded):
         if video.frames is not None:
             count = len(video.frames)
@@ -230,7 +232,7 @@ def _decode_block(block: Mapping[str, Any], task: _Task) -> dict[str, Any]:
 
 
 def _decode(task: _Task, row: Mapping[str, Any]) -> Decoded:
-    arguments = task.decode, row, task.folder.settings.preprocessing
+    arguments = task.decode, row, task.folders[0].settings.preprocessing
     if not task.apart:
         return _decode_watched(*arguments)
     outcome = call_apart(_decode_watched, *arguments)
@@ -254,7 +256,7 @@ def _table(reference: Any) -> pa.Table:
 
 
 class _Encode:
-    """Actor with the encoder: features of a block's clips, written as a part of the table."""
+    """Actor with the encoders: features of a block's clips, written as a part of each one's table."""
 
     def __init__(self, task: _Task) -> None:
         import torch
@@ -263,7 +265,8 @@ class _Encode:
         self._task = task
         if not task.options.use_gpu:
             torch.set_num_threads(max(1, int(task.options.cpus_per_worker)))
-        self._encoder: PretrainedEncoder = ray.get(task.encoder).to("cuda" if task.options.use_gpu else "cpu")
+        device = "cuda" if task.options.use_gpu else "cpu"
+        self._encoders = [encoder.to(device) for encoder in ray.get(task.encoders)]
 
     def __call__(self, block: Mapping[str, Any]) -> dict[str, Any]:
         """One row for each video of the block: index, reason, and what ends the job if anything does."""
@@ -280,19 +283,19 @@ class _Encode:
         return {"index": videos["index"].to_numpy(), **answers}
 
     def _write(self, block: Mapping[str, Any]) -> None:
-        """Features of the block's videos that have clips, as one part."""
-        options, folder = self._task.options, self._task.folder
-        is_clip = np.arange(block["frames"].shape[1]) < block["count"][:, None]  # [n, K]
-        if not is_clip.any():
+        """Features of the block's videos that have clips, as one part of each folder."""
+        options, counts = self._task.options, block["count"].tolist()
+        frames = block["frames"][np.arange(block["frames"].shape[1]) < block["count"][:, None]]  # the clips of all
+        if not len(frames):
             return
-        features = embed_clips(self._encoder, block["frames"][is_clip], options.batch_size, options.precision)
-        ends = np.cumsum(block["count"]).tolist()
-        tables = []
-        for place, (end, count) in enumerate(zip(ends, block["count"].tolist(), strict=True)):
-            if not count:
-                continue
-            video = _table(self._task.videos).slice(int(block["row"][place]), 1).to_pylist()[0]
-            of_clips = [block[name][place, :count].tolist() for name in ("first_frame", "padded_frames")]
-            found = features.cls[end - count : end], features.patches[end - count : end]
-            tables.append(folder.rows_of(video["clip_id"], video["source_sha256"], Decoded(None, *of_clips), *found))
-        folder.write_part(tables)
+        videos = _table(self._task.videos).select(["clip_id", "source_sha256"]).take(pa.array(block["row"])).to_pylist()
+        for encoder, folder in zip(self._encoders, self._task.folders, strict=True):
+            features = embed_clips(encoder, frames, options.batch_size, options.precision)
+            tables, end = [], 0
+            for place, (video, count) in enumerate(zip(videos, counts, strict=True)):
+                part, end = slice(end, end + count), end + count
+                if count:
+                    clips = Decoded(None, *(block[name][place, :count].tolist() for name in OF_CLIPS))
+                    of_part = features.cls[part], features.patches[part]
+                    tables.append(folder.rows_of(video["clip_id"], video["source_sha256"], clips, *of_part))
+            folder.write_part(tables)

@@ -1,4 +1,7 @@
-"""Robustness as a part of an evaluation: test videos are embedded again, worse, and the clean probes asked."""
+"""Robustness as a part of an evaluation: test videos are embedded again, worse, and the clean probes asked.
+
+The encoder and both floors see the same degraded frames, decoded once.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,14 @@ from discovr_ray.evaluate.degradations import (
     strength_text,
 )
 from discovr_ray.evaluate.embedding import sources_of
+from discovr_ray.evaluate.evaluation import MODELS
 from discovr_ray.evaluate.feature_folder import FeatureFolder
 from discovr_ray.evaluate.features import FeatureArray, read_features
+from discovr_ray.evaluate.floors import PixelFloor
 from discovr_ray.evaluate.kept import KeptResults, Kind, library_versions
-from discovr_ray.evaluate.questions import pose_questions, problem_of
+from discovr_ray.evaluate.questions import Questions, pose_questions, problem_of
 from discovr_ray.evaluate.results import to_plain
-from discovr_ray.evaluate.robustness import robustness, robustness_from_plain
+from discovr_ray.evaluate.robustness import RobustnessResult, robustness, robustness_from_plain
 from discovr_ray.evaluate.splits import Problem, Videos
 from discovr_ray.launch import embed
 from discovr_ray.launch.evaluate import Prepared
@@ -50,31 +55,51 @@ RESULT = Kind(NAME, robustness_from_plain)
 def run_robustness(prepared: Prepared) -> tuple[Mapping[str, Any], Sequence[Section]]:
     """As of launch.evaluate.Further; runs after the clean videos were embedded."""
     settings, kinds = prepared.settings, tuple(KINDS)
-    clean = read_features(storage.join(prepared.output, "features", "encoder"))
-    x = getattr(clean, settings.feature)
-    questions = pose_questions(Videos(clean.clip_ids, clean.patient_ids, clean.splits), clean.labels, settings)
-    problems = {"class": problem_of(questions, "class", x)}
-    if questions.numbers is not None:
-        problems["number"] = problem_of(questions, "number", x)
-    ids = sorted({clip_id for problem in problems.values() for clip_id in problem.test.clip_ids})
-    degraded = _embed_degraded(prepared, ids, kinds)
-    kept, key = KeptResults(storage.join(prepared.output, "answers")), _key(prepared, problems, degraded)
-    result = kept.get("encoder", RESULT, key)
-    if result is None:
-        result = robustness(problems, degraded, kinds, settings)
-        kept.put("encoder", RESULT, key, result)
-    section = robustness_section(result, kinds)
+    known = read_features(storage.join(prepared.output, "features", "encoder"))
+    questions = pose_questions(Videos(known.clip_ids, known.patient_ids, known.splits), known.labels, settings)
+    rows = {*questions.rows.test, *(questions.numbers.rows.test if questions.numbers else ())}
+    ids = sorted(known.clip_ids[row] for row in rows)
+    folders = _embed_degraded(prepared, ids, kinds)
+    kept = KeptResults(storage.join(prepared.output, "answers"))
+    results: dict[str, RobustnessResult] = {}
+    for model in MODELS:  # one at a time: all of them at once would be as much again as the evaluation holds
+        x, degraded = _features(prepared, questions, model, folders[model])
+        problems = {"class": problem_of(questions, "class", x)}
+        if questions.numbers is not None:
+            problems["number"] = problem_of(questions, "number", x)
+        key = _key(prepared, problems, degraded)
+        result: RobustnessResult | None = kept.get(model, RESULT, key)
+        if result is None:
+            result = robustness(problems, degraded, kinds, settings)
+            kept.put(model, RESULT, key, result)
+        results[model] = result
+        logger.info("robustness of %s: done", model)
+    section = robustness_section(results, kinds)
     pictures, lost = _pictures(prepared, ids[0], kinds)
-    return to_plain(result), [section._replace(paragraphs=[*section.paragraphs, *lost], pictures=pictures)]
+    section = section._replace(paragraphs=[*section.paragraphs, *lost], pictures=pictures)
+    return {"results": to_plain(results)}, [section]
 
 
-def _embed_degraded(prepared: Prepared, ids: Sequence[str], kinds: Sequence[str]) -> dict[str, FeatureArray]:
-    """degraded_id -> features; one row for each video, kind and level, embedded like videos of a manifest.
+def _features(
+    prepared: Prepared, questions: Questions, model: str, folder: str
+) -> tuple[FeatureArray, dict[str, FeatureArray]]:
+    """What a model's probes see: clean features [n, D] of the questions' videos, and degraded_id -> features [D]."""
+    settings = prepared.settings
+    clean, worse = read_features(storage.join(prepared.output, "features", model)), read_features(folder)
+    if model == "pixels":  # components of clean training videos
+        floor = PixelFloor(clean.cls, questions.rows.train, settings.seed)
+        x, degraded = floor.features(clean.cls), floor.features(worse.cls)
+    else:
+        x, degraded = getattr(clean, settings.feature), getattr(worse, settings.feature)
+    return x, dict(zip(worse.clip_ids, degraded, strict=True))
+
+
+def _embed_degraded(prepared: Prepared, ids: Sequence[str], kinds: Sequence[str]) -> dict[str, str]:
+    """Model -> folder of features; one row for each video, kind and level, embedded like videos of a manifest.
 
     Errors:
         EvaluationError: a video that could be read before cannot be read now.
     """
-    encoder, _, _, folder, options = prepared.embeddings["encoder"]
     chosen = prepared.clips.filter(pc.is_in(prepared.clips["clip_id"], pa.array(ids, pa.string())))
     rows = [
         row | {"clip_id": degraded_id(row["clip_id"], kind, level)}
@@ -83,23 +108,25 @@ def _embed_degraded(prepared: Prepared, ids: Sequence[str], kinds: Sequence[str]
         for level in LEVELS
     ]
     table = pa.Table.from_pylist(rows, schema=chosen.schema).sort_by("clip_id")
-    preprocessing = DegradedPreprocessing(**dataclasses.asdict(folder.settings.preprocessing))
-    own = FeatureFolder(
-        storage.join(prepared.output, "features", "degraded"),
-        dataclasses.replace(folder.settings, preprocessing=preprocessing),
-    )
-    own.claim()
-    logger.info("robustness: %d test videos, %d degradations of each", len(ids), len(kinds) * len(LEVELS))
-    summary = embed.carry_out(embed.Prepared(encoder, table, sources_of(table), own, options), decode_degraded)
-    found = read_features(summary.videos_uri)
-    features = dict(zip(found.clip_ids, getattr(found, prepared.settings.feature), strict=True))
-    missing = set(table["clip_id"].to_pylist()) - features.keys()
-    if missing:
-        raise EvaluationError(
-            f"robustness: {len(missing)} test videos could be embedded clean and not degraded, such as "
-            f"{min(missing)!r}; reasons in {summary.failed_uri}"
+    sources = sources_of(table)
+    todo = {}
+    for model in MODELS:
+        encoder, _, _, folder, options = prepared.embeddings[model]
+        preprocessing = DegradedPreprocessing.of(folder.settings.preprocessing)
+        own = FeatureFolder(
+            storage.join(prepared.output, "features", "degraded", model),
+            dataclasses.replace(folder.settings, preprocessing=preprocessing),
         )
-    return features
+        own.claim()
+        todo[model] = embed.Prepared(encoder, table, sources, own, options)
+    logger.info("robustness: %d test videos, %d degradations of each", len(ids), len(kinds) * len(LEVELS))
+    summaries = embed.carry_out_together(list(todo.values()), decode_degraded)
+    if reasons := summaries[0].reasons:
+        raise EvaluationError(
+            f"robustness: {sum(reasons.values())} test videos could be embedded clean and not degraded, such as for "
+            f"{next(iter(reasons))!r}; see {summaries[0].failed_uri}"
+        )
+    return {model: of.folder.uri for model, of in todo.items()}
 
 
 def _key(prepared: Prepared, problems: Mapping[str, Problem], degraded: Mapping[str, FeatureArray]) -> str:

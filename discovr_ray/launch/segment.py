@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from discovr_ray.evaluate.outlines import Labelled, LabelledFrame, Mask, draw_ma
 from discovr_ray.evaluate.segmentation import Drawn, Head, TokenArray, fit_head, mean_mask, predict
 from discovr_ray.evaluate.segmentation_scores import (
     LEFT_VENTRICLE,
+    Hearts,
     Scored,
     SegmentationResult,
     draws_of,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of what is computed here; another one makes kept results worthless
+VERSION = 2  # of what is computed here; another one makes kept results worthless
 KIND = Kind("segmentation", segmentation_from_plain)
 TOKENS_FOLDER, ANSWERS_FOLDER, HEAD_FILE = "frame_tokens", "answers", "segmentation_head.safetensors"
 DRAW_THREADS = 8  # masks read at once
@@ -74,6 +75,7 @@ class Segmented(NamedTuple):
     clip_ids: list[str]
     frames: list[int]
     experts_ef: dict[str, Estimate]  # metrics of the experts' own outlines by the same rule: what it can reach
+    experts: Hearts  # what they are of
     counts: dict[str, int]  # split -> frames
     left_out: dict[str, int]  # reason -> frames
     failed: dict[str, str]  # clip, frame -> reason
@@ -195,7 +197,7 @@ def _answer(task: Task, labelled: Labelled, frames: _Frames, extracted: Extracte
         test.masks,
         ids,
         [of.frame for of in test.labelled],
-        _ef(task, labelled, test, test.masks)[0],
+        *_ef(task, labelled, test, test.masks),
         {split: len(frames.rows(split)) for split in SPLITS[:3]},
         labelled.left_out,
         {},
@@ -239,8 +241,6 @@ def _result(
     scored = Scored(ids, numbers, *score_masks(predicted, test.masks, len(structures)))
     draws = draws_of(test.patients, task.settings.draws, task.settings.seed)
     ef, hearts = _ef(task, labelled, test, predicted)
-    known = np.isfinite(hearts.predicted)
-    lost = int((~known).sum())
     return SegmentationResult(
         structures=structures,
         metrics=mask_metrics(scored, structures, draws),
@@ -248,28 +248,29 @@ def _result(
             name: int((~(predicted == value).any(axis=(1, 2))).sum()) for value, name in enumerate(structures, start=1)
         },
         ejection_fraction=ef,
-        num_hearts=int(known.sum()),
+        num_hearts=len(hearts.clip_ids),
         chosen=fit[0],
         validation=fit[1],
-        notes=[f"{lost} videos without an ejection fraction: a mask is empty"] if lost else [],
+        no_ejection_fraction=hearts.left_out,
         clip_ids=ids,
         frames=numbers,
         dice=np.round(scored.dice, 6).tolist(),
         hd95=np.round(scored.hd95, 6).tolist(),
-        hearts=[clip_id for clip_id, there in zip(hearts.clip_ids, known, strict=True) if there],
-        ef_truth=hearts.truth[known].tolist(),
-        ef_predicted=np.round(hearts.predicted[known], 6).tolist(),
+        hearts=hearts.clip_ids,
+        ef_truth=hearts.truth.tolist(),
+        ef_predicted=np.round(hearts.predicted, 6).tolist(),
     )
 
 
-def _ef(task: Task, labelled: Labelled, test: _Frames, masks: Mask) -> tuple[dict[str, Estimate], Any]:
-    """Metrics of the ejection fraction by masks, and its values."""
+def _ef(task: Task, labelled: Labelled, test: _Frames, masks: Mask) -> tuple[dict[str, Estimate], Hearts]:
+    """Metrics of the ejection fraction by masks, and its values; nothing where no left ventricle is outlined."""
+    if labelled.structures[0] != LEFT_VENTRICLE:
+        return {}, Hearts([], np.zeros(0), np.zeros(0), {})
     values = {}
-    if labelled.structures[0] == LEFT_VENTRICLE:
-        for clip_id, of in zip(task.clips["clip_id"].to_pylist(), read_labels(task.clips), strict=True):
-            value = of.get(DEFAULT_NUMBER)
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                values[clip_id] = float(value)
+    for clip_id, of in zip(task.clips["clip_id"].to_pylist(), read_labels(task.clips), strict=True):
+        value = of.get(DEFAULT_NUMBER)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            values[clip_id] = float(value)
     ids = [of.clip_id for of in test.labelled]
     hearts = ejection_fractions(masks, test.masks, ids, values, 1)
     patients = dict(zip(ids, test.patients, strict=True))

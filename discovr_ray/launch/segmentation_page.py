@@ -14,15 +14,18 @@ from discovr_ray.data.outage import without_path
 from discovr_ray.errors import ClipError
 from discovr_ray.evaluate.dense import WHOLE, moment_of
 from discovr_ray.evaluate.embedding import Preprocessing, preprocessing_of
+from discovr_ray.evaluate.results import to_plain
 from discovr_ray.evaluate.segmentation import Head, predict
 from discovr_ray.exchange.pixels import PatchPixels
 from discovr_ray.launch.evaluate import Prepared
+from discovr_ray.launch.robust_tokens import segmentation_drops
 from discovr_ray.launch.segment import Segmented, Task, segment
 from discovr_ray.model.weights import PretrainedEncoder
 from discovr_ray.report.cases import Case, extremes
 from discovr_ray.report.overlays import overlay
+from discovr_ray.report.robustness_sections import DENSE_LEAD, KEPT_FRAME, tokens_section
 from discovr_ray.report.section import Picture, Section
-from discovr_ray.report.segmentation_sections import SegmentationPart, not_asked, segmentation_sections
+from discovr_ray.report.segmentation_sections import MODELS, SegmentationPart, not_asked, segmentation_sections
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +38,8 @@ def run_segmentation(prepared: Prepared) -> tuple[Mapping[str, Any], Sequence[Se
     encoder, random = (prepared.embeddings[model].encoder for model in ("encoder", "random"))
     encoders = {"encoder": encoder, "random": random, "pixels": PatchPixels(encoder.card).eval()}
     options = prepared.embeddings["encoder"].options
-    found = segment(Task(prepared.manifest, prepared.clips, encoders, prepared.output, prepared.settings, options))
+    task = Task(prepared.manifest, prepared.clips, encoders, prepared.output, prepared.settings, options)
+    found = segment(task)
     if isinstance(found, str):
         logger.warning("segmentation is not asked: %s", found)
         return {"skipped": found}, [not_asked(NAME, "Segmentation", found)]
@@ -43,14 +47,29 @@ def run_segmentation(prepared: Prepared) -> tuple[Mapping[str, Any], Sequence[Se
     remarks = [f"Left out: {reason}: {count}." for reason, count in found.left_out.items()]
     remarks += [f"Without tokens or mask: {name}: {reason}." for name, reason in found.failed.items()]
     part = SegmentationPart(
-        found.structures, found.results, found.experts_ef, found.counts, [*remarks, *lost], stills, moving
+        found.structures,
+        found.results,
+        (found.experts_ef, found.experts),
+        found.counts,
+        [*remarks, *lost],
+        stills,
+        moving,
     )
-    return _values(found), segmentation_sections(part)
+    sections = segmentation_sections(part)
+    if prepared.settings.suite == "quick":
+        return _values(found), sections
+    worse = segmentation_drops(task, found)
+    title, lead = "Masks when pictures are worse", f"{DENSE_LEAD} {KEPT_FRAME}"
+    section = tokens_section("segmentation", title, lead, {"Linear head, mean over structures": worse}, MODELS)
+    return {**_values(found), "robustness": to_plain(worse)}, [*sections, section]
 
 
 def _values(found: Segmented) -> dict[str, Any]:
     """For results.json; what is said of each frame stays in the answers' own files."""
-    names = ("metrics", "nothing_predicted", "ejection_fraction", "num_hearts", "chosen", "validation", "notes")
+    names = (
+        *("metrics", "nothing_predicted", "ejection_fraction", "num_hearts", "no_ejection_fraction"),
+        *("chosen", "validation"),
+    )
     return {
         "structures": list(found.structures),
         "frames": found.counts,
@@ -58,6 +77,7 @@ def _values(found: Segmented) -> dict[str, Any]:
         "failed": found.failed,
         "results": {model: {name: getattr(of, name) for name in names} for model, of in found.results.items()},
         "experts_ejection_fraction": found.experts_ef,
+        "experts_no_ejection_fraction": found.experts.left_out,
     }
 
 

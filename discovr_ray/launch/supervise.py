@@ -19,7 +19,7 @@ from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
-from discovr_ray.config import Config
+from discovr_ray.config import Config, RunConfig
 from discovr_ray.data import storage
 from discovr_ray.errors import CrashLoopError, DiscovrError
 from discovr_ray.launch.failures import FailureReporter, tell
@@ -93,7 +93,6 @@ class Supervisor:
 
 def _trainer(config: Config, task: WorkerTask, max_failures: int) -> TorchTrainer:
     run = config.run
-    resources = {"CPU": run.cpus_per_worker} | ({"GPU": run.gpus_per_worker} if run.use_gpu else {})
     filesystem, path = storage.arrow_filesystem(run.storage_path)
     if run.min_workers < run.max_workers:
         os.environ.setdefault(START_TIMEOUT_VARIABLE, str(ELASTIC_START_TIMEOUT_S))
@@ -101,13 +100,7 @@ def _trainer(config: Config, task: WorkerTask, max_failures: int) -> TorchTraine
         run_worker_on_ray,
         train_loop_config={"task": task},
         torch_config=TorchConfig(backend="nccl" if run.use_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=run.workers,
-            use_gpu=run.use_gpu,
-            resources_per_worker=resources,
-            label_selector=run.worker_node_labels or None,
-            elastic_resize_monitor_interval_s=run.resize_interval_s,
-        ),
+        scaling_config=scaling(run),
         run_config=ray.train.RunConfig(
             name=run.name,
             storage_path=path,
@@ -122,6 +115,17 @@ def _trainer(config: Config, task: WorkerTask, max_failures: int) -> TorchTraine
             worker_runtime_env={"env_vars": worker_variables(config)},
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # it repeats every checkpoint on every worker
         ),
+    )
+
+
+def scaling(run: RunConfig) -> ray.train.ScalingConfig:
+    """How many workers, and what each of them takes."""
+    return ray.train.ScalingConfig(
+        num_workers=run.workers,
+        use_gpu=run.use_gpu,
+        resources_per_worker={"CPU": run.cpus_per_worker} | ({"GPU": run.gpus_per_worker} if run.use_gpu else {}),
+        label_selector=run.worker_node_labels or None,
+        elastic_resize_monitor_interval_s=run.resize_interval_s,
     )
 
 

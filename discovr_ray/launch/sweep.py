@@ -16,13 +16,13 @@ from ray.tune.experiment import Trial
 from discovr_ray.config import derive_plan
 from discovr_ray.data import storage
 from discovr_ray.data.stream.nodes import alive_nodes, keep_statistics_here
-from discovr_ray.errors import RunExistsError, RunTakenError, SweepError
+from discovr_ray.errors import CrashLoopError, RunExistsError, RunTakenError, SweepError
 from discovr_ray.launch.dry_run import number_of_clips
 from discovr_ray.launch.embedded import embedded_manifest
 from discovr_ray.launch.owner import hold, new_claim
 from discovr_ray.launch.preflight import absolute_paths, check_cluster, load_clips
 from discovr_ray.launch.stop import ask_to_stop, run_interruptible, start_stop_flag
-from discovr_ray.launch.sweep_room import refuse_too_many, trials_at_once
+from discovr_ray.launch.sweep_room import needs, refuse_too_many, trials_at_once
 from discovr_ray.launch.sweep_search import RungScheduler, StudySearch
 from discovr_ray.launch.sweep_trial import TrialTask, run_trial
 from discovr_ray.report.sweep_report import write_sweep_report
@@ -91,6 +91,7 @@ def run_sweep(plan: SweepPlan) -> SweepSummary:
 
     Errors:
         SweepError, ConfigError, ManifestError, StorageError: refused before any trial starts.
+        CrashLoopError: `max_failures` trials have failed one after another.
         RunTakenError: another start has taken the sweep over, since this one gave no sign of life.
     """
     sweep = plan.sweep
@@ -136,7 +137,7 @@ def planned(sweep: Sweep) -> Sweep:
 
 def describe_sweep(plan: SweepPlan) -> str:
     """Several lines for people, as `--dry-run` prints them."""
-    spec, run = plan.sweep.spec, plan.sweep.config.run
+    spec = plan.sweep.spec
     end = [f"{spec.trials} trials"] * bool(spec.trials) + [f"{spec.hours:g} hours"] * bool(spec.hours)
     lines = [
         f"sweep        {plan.folder}",
@@ -144,7 +145,7 @@ def describe_sweep(plan: SweepPlan) -> str:
         f"maximised    {', '.join(plan.sweep.objectives)}",
         f"steps        {', '.join(map(str, rungs_of(plan.sweep)))}",
         f"until        {' or '.join(end)}",
-        f"each trial   {run.workers} x {run.cpus_per_worker:g} CPUs, {plan.sweep.config.data.decode_cpus:g} to decode",
+        f"each trial   {needs(plan.sweep.config)}",
     ]
     return "\n".join([*lines, *(f"tried first  {describe(values)}" for values in plan.first)])
 
@@ -175,13 +176,15 @@ def _run(plan: SweepPlan, flag: Any, start: str) -> SweepSummary:
         run_interruptible(tuner.fit, on_interrupt)
     finally:
         book.close()
-    counts = book.count()
+    counts, report_uri = book.count(), write_report(folder, sweep.spec.storage)
+    if book.given_up:
+        raise CrashLoopError(f"{book.given_up}\nremove the cause and --resume the sweep; its report: {report_uri}")
     return SweepSummary(
         folder=folder,
         trained=counts[TrialState.COMPLETE],
         stopped_early=counts[TrialState.PRUNED],
         failed=counts[TrialState.FAIL],
-        report_uri=write_report(folder, sweep.spec.storage),
+        report_uri=report_uri,
         stopped_by=signals[0] if signals else None,
     )
 

@@ -39,12 +39,17 @@ def refuse_too_many(config: Config, nodes: Sequence[NodeRoom], concurrent: int) 
     """
     room = trials_at_once(config, nodes)
     if concurrent > room and not config.run.autoscaling:
-        each = (
-            f"{config.run.max_workers} x {config.run.cpus_per_worker:g} CPUs and {config.data.decode_cpus:g} to decode"
-        )
+        each = needs(config)
         raise SweepError(
             [f"concurrent = {concurrent}: the cluster has room for {room} at once, each with {each}; they would wait"]
         )
+
+
+def needs(config: Config) -> str:
+    """What a trial takes, in words."""
+    run = config.run
+    gpus = f" and {run.gpus_per_worker:g} GPUs" if run.use_gpu else ""
+    return f"{run.max_workers} x {run.cpus_per_worker:g} CPUs{gpus}, {config.data.decode_cpus:g} CPUs to decode"
 
 
 def _workers_on(node: NodeRoom, config: Config) -> int:

@@ -11,6 +11,8 @@ from socketserver import ThreadingMixIn
 from typing import Any, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import fsspec
+
 from discovr_ray.data import storage
 from discovr_ray.errors import SweepError
 from discovr_ray.sweep.folder import TRIALS_FOLDER, database_url
@@ -80,6 +82,9 @@ def _serve(app: Any) -> Iterator[str]:
 def _launch_tensorboard(uri: str, title: str) -> str:
     """Its thread lasts as long as this process: TensorBoard has no way to end it."""
     from tensorboard import program
+
+    if storage.is_remote(uri):  # it asks fsspec, which by itself lists a folder once, and would never show a new trial
+        fsspec.config.conf.setdefault(uri.partition("://")[0], {})["use_listings_cache"] = False
 
     for name in ("tensorboard", "werkzeug"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from discovr_ray.evaluate.bootstrap import Estimate
 from discovr_ray.evaluate.paper import REPORTED
-from discovr_ray.evaluate.segmentation_scores import SegmentationResult
+from discovr_ray.evaluate.segmentation_scores import EMPTY_MASK, Hearts, SegmentationResult
 from discovr_ray.report.probe_sections import NUMBER_METRICS, against_floors
 from discovr_ray.report.probe_text import METRICS, of_paper, with_interval
 from discovr_ray.report.section import Picture, Section, Table
 
 MODELS = {"encoder": "this encoder", "random": "random weights", "pixels": "pixels of patches", "none": "mean mask"}
 STRUCTURES = {"lv": "left ventricle", "myocardium": "myocardium", "la": "left atrium", "mean": "mean of all"}
+MAX_NAMED = 30  # videos without an ejection fraction
 LEAD = (
     "A linear head on frozen patch tokens, its scores enlarged to the frame. Fitted on the outlined frames of the "
     "training split; weight decay and number of steps chosen on the validation split; numbers are of the test split. "
@@ -31,7 +32,7 @@ class SegmentationPart(NamedTuple):
 
     structures: Sequence[str]
     results: Mapping[str, SegmentationResult]  # model -> its result, floors included
-    experts_ef: Mapping[str, Estimate]
+    experts: tuple[Mapping[str, Estimate], Hearts]  # ejection fraction by their own outlines
     counts: Mapping[str, int]  # split -> frames
     remarks: Sequence[str]  # what was left out or failed
     stills: Sequence[Picture]
@@ -50,9 +51,11 @@ def segmentation_sections(part: SegmentationPart) -> list[Section]:
     tables = [
         _mask_table(part, f"The paper: Dice {of_paper(paper.value, 'dice')} % on {paper.data_set}, {paper.about}.")
     ]
-    if any(result.ejection_fraction for result in part.results.values()):
-        tables.append(_ef_table(part))
     paragraphs = [LEAD, f"Outlined frames: {frames}.", *part.remarks]
+    if any(of.num_hearts or EMPTY_MASK in of.no_ejection_fraction for of in part.results.values()):
+        tables.append(_ef_table(part))
+    else:
+        paragraphs += [f"No ejection fraction from masks: {text}." for text in _lost(part.experts[1].left_out)]
     sections = [Section("segmentation", "Segmentation", paragraphs, [finding], tables)]
     if part.stills:
         sections.append(Section("segmentation-frames", "Masks: worst and best", [PICTURES], pictures=part.stills))
@@ -93,9 +96,12 @@ def _ef_table(part: SegmentationPart) -> Table:
         [MODELS[model], f"{result.num_hearts}", *_cells(result.ejection_fraction)]
         for model, result in part.results.items()
     ]
-    hearts = max(result.num_hearts for result in part.results.values())
-    rows.append(["the experts' outlines", f"{hearts}", *_cells(part.experts_ef)])
-    notes = [f"{MODELS[model]}: {note}" for model, result in part.results.items() for note in result.notes]
+    metrics, experts = part.experts
+    rows.append(["the experts' outlines", f"{len(experts.clip_ids)}", *_cells(metrics)])
+    notes = [f"Without one by anybody's masks: {text}" for text in _lost(experts.left_out)]
+    for model, result in part.results.items():
+        own = {reason: ids for reason, ids in result.no_ejection_fraction.items() if reason == EMPTY_MASK}
+        notes += [f"Without one by {MODELS[model]}: {text}" for text in _lost(own)]
     note = (
         "Against the label, percent, by the single-plane area-length rule from two outlined frames of a video. The "
         "last row is what the rule itself can reach; where it is far from the label, the label comes from elsewhere."
@@ -108,6 +114,15 @@ def _ef_table(part: SegmentationPart) -> Table:
         "Ejection fraction from the masks",
         " ".join([note, *(f"{n}." for n in notes)]),
     )
+
+
+def _lost(left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    """Such as: 2 videos, a mask is empty (a, b)."""
+    found = []
+    for reason, ids in left_out.items():
+        more = f" and {len(ids) - MAX_NAMED} more, in results.json" if len(ids) > MAX_NAMED else ""
+        found.append(f"{len(ids)} video{'s' * (len(ids) != 1)}, {reason} ({', '.join(ids[:MAX_NAMED])}{more})")
+    return found
 
 
 def _cells(found: Mapping[str, Estimate]) -> list[str]:

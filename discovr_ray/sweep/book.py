@@ -48,6 +48,8 @@ class Book:
         self._since: dict[int, float] = {}  # number -> start of its clock
         self._started, self._spent_before = time.monotonic(), float(study.user_attrs.get(SPENT, 0.0))
         self._interrupted = [trial.number for trial in study.get_trials(states=[TrialState.RUNNING])]
+        self._failures = 0  # trials of this start that failed one after another
+        self.given_up = ""  # why nothing new begins after `max_failures` of them
         self.is_stopping = False  # somebody asked: nothing new begins, and what is under way stays written down so
 
     @property
@@ -64,7 +66,7 @@ class Book:
 
         A combination that the configuration refuses, which the check of the space has not met, is a failed trial.
         """
-        while not self.is_stopping:
+        while not self.is_stopping and not self.given_up:
             if self._interrupted:
                 number = self._interrupted.pop(0)  # a kill may have come before all its values were drawn
                 self._study.sampler = make_sampler(self._sweep.spec.search, number)
@@ -120,8 +122,14 @@ class Book:
         self._close(number, TrialState.COMPLETE, worst, f"ended by its training: {why}")
 
     def fail(self, number: int, why: str) -> None:
-        """The trial has no value, and is not tried again."""
+        """The trial has no value, and is not tried again; after too many in a row nothing new begins."""
         self._close(number, TrialState.FAIL, None, f"failed: {why}")
+        limit = self._sweep.spec.max_failures
+        self._failures += 1
+        if self._failures == limit:
+            self.given_up = (
+                f"max_failures = {limit}: so many trials have failed one after another, the last one, {number}: {why}"
+            )
 
     def is_open(self, number: int) -> bool:
         return number in self._open
@@ -144,6 +152,8 @@ class Book:
         return [trial.intermediate_values[step] for trial in trials if step in trial.intermediate_values]
 
     def _close(self, number: int, state: TrialState, values: Sequence[float] | None, why: str) -> None:
+        if state != TrialState.FAIL:
+            self._failures = 0
         trial = self._open.pop(number)
         seconds = float(trial.user_attrs.get(SECONDS, 0.0)) + time.monotonic() - self._since.pop(number)
         trial.set_user_attr(SECONDS, round(seconds, 1))

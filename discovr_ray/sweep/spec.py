@@ -66,6 +66,7 @@ class SweepSpec:
     )
     concurrent: int = 0  # trials at once; 0: as many as the cluster has room for
     retries: int = 2  # times that a failed trial is tried again, from its last checkpoint
+    max_failures: int = 5  # trials that fail one after another, all tries included, and end the sweep; 0: no limit
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def _check(spec: SweepSpec) -> list[str]:
             ("hours", spec.hours, 0),
             ("concurrent", spec.concurrent, 0),
             ("retries", spec.retries, 0),
+            ("max_failures", spec.max_failures, 0),
         )
         if not value >= low
     ]

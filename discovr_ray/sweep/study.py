@@ -6,12 +6,13 @@ import dataclasses
 import hashlib
 import json
 import re
+import time
 import warnings
 from typing import Any, NamedTuple
 
 import optuna
 import yaml
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.study import StudyDirection
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,12 +27,14 @@ from discovr_ray.sweep.spec import Search, Sweep, masked
 SECTIONS_THAT_MAY_CHANGE = ("run", "storage", "checkpoint")  # between two starts of a sweep; not run.seed
 DATABASES = ("sqlite", "postgresql", "mysql", "mariadb")  # kinds in URLs
 WAIT_S = 10  # for a database's answer
-TIMEOUT_NAMES = {"postgresql": "connect_timeout", "mysql": "connect_timeout", "sqlite": "timeout"}
+TIMEOUT_NAMES = {"sqlite": "timeout"} | dict.fromkeys(("postgresql", "mysql", "mariadb"), "connect_timeout")
 
 
-def connect(url: str) -> optuna.storages.RDBStorage:
+def connect(url: str, looks: int = 3) -> optuna.storages.RDBStorage:
     """The database, with Optuna's tables made where they are missing.
 
+    Args:
+        looks: at the database, a second apart, while another start makes the tables at the same moment.
     Errors:
         SweepError: no such kind of database, no driver for it, nobody answers, or no right to use it.
     """
@@ -43,10 +46,16 @@ def connect(url: str) -> optuna.storages.RDBStorage:
         return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": options, "pool_pre_ping": True})
     except ImportError:
         raise SweepError(
-            [f"storage = {masked(url)}: no driver for it; pip install 'discovr-ray[postgres]' or 'discovr-ray[mysql]'"]
+            [
+                f"storage = {masked(url)}: no driver for it; postgresql:// needs pip install 'discovr-ray[postgres]', "
+                "and mysql+pymysql:// 'discovr-ray[mysql]'"
+            ]
         ) from None
     except (SQLAlchemyError, RuntimeError) as error:  # RuntimeError: tables of another version of Optuna
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        if looks > 1 and re.search("already exists|duplicate", reason, re.IGNORECASE):
+            time.sleep(1.0)
+            return connect(url, looks - 1)
         raise SweepError([f"storage = {masked(url)}: cannot be used: {reason}"]) from None
 
 
@@ -105,13 +114,21 @@ def open_study(sweep: Sweep, folder: str, resume: bool) -> optuna.Study:
     """The sweep's study, made unless it is there.
 
     Errors:
-        SweepError: see `find_study`.
+        SweepError: see `find_study`, or another start has made it meanwhile.
     """
     if study := find_study(sweep, folder, resume):
         return study
     database = connect(database_url(folder, sweep.spec.storage))
     directions = [StudyDirection.MAXIMIZE] * len(sweep.objectives)
-    study = optuna.create_study(study_name=sweep.spec.name, storage=database, directions=directions)
+    try:
+        study = optuna.create_study(study_name=sweep.spec.name, storage=database, directions=directions)
+    except DuplicatedStudyError:
+        raise SweepError(
+            [
+                f"name = {sweep.spec.name!r}: another start made a study of this name at the same moment; "
+                "choose another name, or --resume that sweep"
+            ]
+        ) from None
     study.set_user_attr(OBJECTIVES, list(sweep.objectives))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)

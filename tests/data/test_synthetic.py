@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import av
 import decord
@@ -16,7 +18,7 @@ import pytest
 
 from discovr_ray.data.phantom.heart import beat, half_width
 from discovr_ray.data.phantom.motion import material_coordinates, sector
-from discovr_ray.data.phantom.patient import SEGMENTS, sample_patient
+from discovr_ray.data.phantom.patient import SEGMENTS, Placement, sample_patient
 from discovr_ray.data.phantom.render import render
 from discovr_ray.data.synthetic import clip_id, describe, ground_truth, write_dataset
 from discovr_ray.errors import StorageError
@@ -83,6 +85,38 @@ def test_another_data_set_is_refused_by_name(tmp_path: Path) -> None:
         write_dataset(tmp_path / "echo", num_clips=1, seed=1)
 
 
+def test_a_folder_made_before_placement_could_be_chosen_is_steady(tmp_path: Path) -> None:
+    write_dataset(tmp_path, num_clips=1, seed=0)
+    marker = json.loads((tmp_path / "dataset.json").read_text())
+    assert marker.pop("placement") == "steady"
+    (tmp_path / "dataset.json").write_text(json.dumps(marker))
+    before = contents(tmp_path)
+    write_dataset(tmp_path, num_clips=1, seed=0)
+    assert contents(tmp_path) == before
+    with pytest.raises(StorageError, match=r"'placement': 'steady'.*not.*'placement': 'free'"):
+        write_dataset(tmp_path, num_clips=1, seed=0, placement="free")
+
+
+def test_a_free_placement_moves_the_picture_and_nothing_else(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "steady", num_clips=2, seed=5)
+    write_dataset(tmp_path / "free", num_clips=2, seed=5, placement="free")
+    assert contents(tmp_path / "steady")["FileList.csv"] == contents(tmp_path / "free")["FileList.csv"]
+    for old, new in zip(
+        table(tmp_path / "steady" / "Labels.csv"), table(tmp_path / "free" / "Labels.csv"), strict=True
+    ):
+        assert {name for name in old if old[name] != new[name]} == {"mm_per_pixel"}
+
+    middles: dict[Placement, list[np.ndarray]] = {"steady": [], "free": []}
+    for placement, found in middles.items():
+        for index in range(40):
+            mask = ground_truth(5, index, placement).mask[0]
+            found.append(np.argwhere(mask).mean(axis=0))
+            fan = np.zeros(mask.size, bool)
+            fan[sector(sample_patient(5, index, placement)).pixel] = True
+            assert mask.ravel()[fan].sum() > 0.85 * mask.sum(), "the ventricle is in the picture"
+    assert np.std(middles["free"], axis=0)[1] > 2 * np.std(middles["steady"], axis=0)[1]
+
+
 def test_an_unwritable_place_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
@@ -139,8 +173,8 @@ def test_the_disc_rule_over_the_tracings_gives_the_volumes(echo_folder: Path) ->
 
 
 def test_the_truth_is_the_same_in_volume_outline_and_mask() -> None:
-    for index in (0, 1, first_of("regional")):
-        truth, patient = ground_truth(7, index), sample_patient(7, index)
+    for index, placement in itertools.product((0, 1, first_of("regional")), get_args(Placement)):
+        truth, patient = ground_truth(7, index, placement), sample_patient(7, index, placement)
         x, y = np.moveaxis(truth.outline, -1, 0)
         area = 0.5 * np.abs((x * np.roll(y, -1, 1) - y * np.roll(x, -1, 1)).sum(axis=1))  # shoelace
         pixels = truth.mask.sum(axis=(1, 2))
@@ -201,8 +235,9 @@ def test_the_dead_segment_stands_still_and_the_rest_moves(segment: str) -> None:
 
 def test_the_picture_shows_the_truth() -> None:
     """The cavity is dark and its border is where the truth says, in both traced frames."""
-    for index in (0, first_of("low_ef"), first_of("thick_wall"), first_of("dilated")):
-        truth, frames = ground_truth(7, index), render(sample_patient(7, index)).astype(float)
+    clips = (0, first_of("low_ef"), first_of("thick_wall"), first_of("dilated"))
+    for index, placement in itertools.product(clips, get_args(Placement)):
+        truth, frames = ground_truth(7, index, placement), render(sample_patient(7, index, placement)).astype(float)
         for frame in (truth.ed_frame, truth.es_frame):
             inside = truth.mask[frame]
             ring = np.zeros_like(inside)

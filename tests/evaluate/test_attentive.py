@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from problems import classification, regression
+from safetensors.torch import load, save
 
 from discovr_ray.errors import EvaluationError
 from discovr_ray.evaluate import attentive
-from discovr_ray.evaluate.attentive import AttentiveProbe, attentive_probe
+from discovr_ray.evaluate.attentive import AttentiveProbe, attentive_probe, fitted_from
 from discovr_ray.evaluate.linear import linear_probe
 from discovr_ray.evaluate.metrics import class_metrics, number_metrics
 from discovr_ray.evaluate.splits import Problem
@@ -66,6 +67,9 @@ def test_it_looks_where_the_answer_is() -> None:
     of_means = linear_probe(problem._replace(**means)).answers
     assert class_metrics(found.answers)["macro_f1"](None) > class_metrics(of_means)["macro_f1"](None) + 0.1
     assert chosen_one(found) == max(found.validation.values())
+    rows = problem.test.x[:, 0].astype(int)
+    again = fitted_from(load(save(found.fitted.to_tensors()))).outputs(tokens[rows])
+    assert np.array_equal(again, found.answers.scores), "what is kept answers as before"
 
 
 def test_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

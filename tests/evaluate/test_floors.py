@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from discovr_ray.errors import EvaluationError
-from discovr_ray.evaluate.floors import pixel_features
+from discovr_ray.evaluate.floors import PixelFloor, pixel_features
 
 
 def test_components_are_found_on_training_rows_alone() -> None:
@@ -19,6 +19,9 @@ def test_components_are_found_on_training_rows_alone() -> None:
     found = pixel_features(both, np.arange(30), seed=0)
     assert found.shape == (40, 4)
     assert np.abs(found[:, 0]) == pytest.approx(np.abs((both - pixels.mean(0)) @ line), rel=1e-4)
+    floor = PixelFloor(both, np.arange(30), seed=0)
+    assert np.array_equal(floor.features(both), found)
+    assert floor.features(rest) == pytest.approx(found[30:]), "pixels that came later, by the components of before"
 
 
 def test_pixels_that_say_nothing_are_refused() -> None:

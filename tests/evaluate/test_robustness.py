@@ -18,6 +18,7 @@ from discovr_ray.evaluate.degradations import (
     DegradedPreprocessing,
     degrade,
     degraded_id,
+    held,
     parse_degraded_id,
 )
 from discovr_ray.evaluate.embedding import Preprocessing
@@ -68,6 +69,17 @@ def test_what_the_names_say(frames: Frames) -> None:
     assert 0.05 < (one < 100).mean() < 0.5
     held = degrade(frames, "frame_rate", 2, "a")
     assert np.array_equal(held[0, :8], np.repeat(frames[0, [0, 4]], 4, axis=0))
+
+
+def test_a_lower_frame_rate_keeps_the_outlined_frame() -> None:
+    for place in range(10):
+        for every in (2, 4, 8):
+            shown = held(10, every, place)
+            assert shown[place] == place
+            assert (np.diff(shown) >= 0).all()
+            assert set(shown) == {frame for frame in range(10) if frame % every == place % every}
+            assert (shown[place % every :] <= np.arange(10)[place % every :]).all(), "no picture before it was taken"
+    assert held(10, 4).tolist() == [0, 0, 0, 0, 4, 4, 4, 4, 8, 8]
 
 
 def test_names_come_back_and_features_are_never_mixed_with_clean_ones() -> None:

@@ -21,6 +21,9 @@ from discovr_ray.errors import ClipError, EvaluationError
 from discovr_ray.evaluate.outlines import LabelledFrame, draw_mask, inside_polygon, label_frames
 from discovr_ray.evaluate.segmentation import Drawn, dice, fit_head, mean_mask, predict
 from discovr_ray.evaluate.segmentation_scores import (
+    EMPTY_MASK,
+    NO_LABEL,
+    NOT_TWO,
     area_length_volume,
     draws_of,
     ef_metrics,
@@ -192,6 +195,24 @@ def test_ejection_fraction_follows_from_the_masks() -> None:
     metrics = ef_metrics(found, {"a": "p", "b": "q"}, 100, 0)
     assert metrics["mae"].value == pytest.approx((abs(expected - 50) + abs(expected - 60)) / 2, abs=1.0)
     assert ef_metrics(found._replace(truth=np.array([50.0, 50.0])), {"a": "p", "b": "q"}, 100, 0) == {}
+
+
+def test_a_video_without_an_ejection_fraction_has_a_reason() -> None:
+    """Four videos of two frames, one of a single frame; nothing is predicted in one frame of the second."""
+    truth = np.zeros((9, 20, 20), np.uint8)
+    truth[:, 5:15, 8:12] = 1
+    truth[::2, 5:15, 6:14] = 1
+    masks = truth.copy()
+    masks[3] = 0
+    ids = ["a", "a", "b", "b", "c", "c", "d", "d", "e"]
+    found = ejection_fractions(masks, truth, ids, {"a": 50.0, "b": 60.0, "d": 70.0, "e": 40.0}, 1)
+    assert found.clip_ids == ["a", "d"]
+    assert found.truth.tolist() == [50.0, 70.0]
+    assert np.isfinite(found.predicted).all()
+    assert found.left_out == {EMPTY_MASK: ["b"], NO_LABEL: ["c"], NOT_TWO: ["e"]}
+    nobody = ejection_fractions(np.zeros_like(truth), truth, ids, dict.fromkeys("abcde", 50.0), 1)
+    assert nobody.clip_ids == []
+    assert ef_metrics(nobody, {}, 100, 0) == {}
 
 
 def test_draws_are_of_patients() -> None:

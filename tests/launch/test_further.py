@@ -89,7 +89,7 @@ def test_segmentation_is_of_every_outlined_frame(done: Done) -> None:
     for of in found["results"].values():
         dice = of["metrics"]["lv"]["dice"]
         assert 0 <= dice["low"] <= dice["value"] <= dice["high"] <= 1
-        assert of["num_hearts"] <= 6
+        assert of["num_hearts"] + sum(map(len, of["no_ejection_fraction"].values())) == 6, "rows in, rows out"
     assert found["experts_ejection_fraction"]["mae"]["value"] < 2, "the phantom's own outlines give its own EF"
     answers = json.loads((done.output / "answers/encoder/segmentation.json").read_text())["result"]
     assert len(answers["dice"]) == 12
@@ -115,23 +115,42 @@ def test_fine_tuning_answers_every_test_video(done: Done) -> None:
     assert set(answers["validation"]) == {"rate=3e-05", "rate=0.0001"}
 
 
-def test_every_test_video_is_asked_again_at_every_grade(done: Done) -> None:
-    found = further(done)["robustness"]
-    assert found["num_videos"] == {"class": 6, "number": 6}
-    assert len(found["points"]) == 3 * (1 + len(KINDS) * len(LEVELS))
-    clean = json.loads((done.output / "results.json").read_text())["results"]["encoder"]
-    for point in found["points"]:
-        if point["kind"] == "clean":
-            assert point["value"] == clean[point["probe"]]["metrics"][point["metric"]]
-    degraded = read_features(str(done.output / "features" / "degraded"))
-    assert len(degraded.clip_ids) == 6 * len(KINDS) * len(LEVELS)
-    known = read_features(str(done.output / "features" / "encoder"))
-    of = dict(zip(known.clip_ids, known.cls, strict=True))
-    moved = [
-        np.abs(x - of[parse_degraded_id(name)[0]]).max()
-        for name, x in zip(degraded.clip_ids, degraded.cls, strict=True)
-    ]
-    assert min(moved) > 0, "each degradation reaches the encoder"
+def test_every_test_video_is_asked_again_at_every_grade_of_every_model(done: Done) -> None:
+    results = further(done)["robustness"]["results"]
+    clean = json.loads((done.output / "results.json").read_text())["results"]
+    assert set(results) == {"encoder", "random", "pixels"}
+    for model, found in results.items():
+        assert found["num_videos"] == {"class": 6, "number": 6}
+        assert len(found["points"]) == 3 * (1 + len(KINDS) * len(LEVELS))
+        for point in found["points"]:
+            if point["kind"] == "clean":
+                known = clean[model][point["probe"]]["metrics"][point["metric"]]
+                assert point["value"] == pytest.approx(known), "more rows, sums in another order"
+        degraded = read_features(str(done.output / "features" / "degraded" / model))
+        assert len(degraded.clip_ids) == 6 * len(KINDS) * len(LEVELS)
+        features = read_features(str(done.output / "features" / model))
+        of = dict(zip(features.clip_ids, features.cls, strict=True))
+        moved = [
+            np.abs(x - of[parse_degraded_id(name)[0]]).max()
+            for name, x in zip(degraded.clip_ids, degraded.cls, strict=True)
+        ]
+        assert min(moved) > 0, "each degradation reaches the model"
+
+
+def test_masks_and_the_attentive_probe_are_asked_at_every_grade(done: Done) -> None:
+    found, count = further(done), 1 + len(KINDS) * len(LEVELS)
+    masks = found["segmentation"]["robustness"]
+    assert set(masks) == {"encoder", "random", "pixels"}
+    for model, points in masks.items():
+        assert len(points) == count
+        assert points[0]["value"] == pytest.approx(found["segmentation"]["results"][model]["metrics"]["lv"]["dice"])
+        assert any(point["drop"]["value"] != 0 for point in points), "other frames, other masks"
+    for about, metric in (("class", "macro_f1"), ("number", "mae")):
+        for model, points in found["attentive"]["robustness"][about].items():
+            assert len(points) == count
+            clean = found["attentive"][about][model]["metrics"][metric]
+            assert points[0]["value"] == pytest.approx(clean, rel=1e-4), "kept scores have six digits"
+            assert points[0]["drop"]["value"] == 0
 
 
 def test_the_page_shows_it(done: Done) -> None:
@@ -143,6 +162,8 @@ def test_the_page_shows_it(done: Done) -> None:
         "Masks: worst and best",
         "Masks, moving",
         "When pictures are worse",
+        "Masks when pictures are worse",
+        "Attentive probe when pictures are worse",
     )
     for text in (*titles, "Dice 84.4 % on CAMUS", "mean mask", "a sector of 30 degrees without contact"):
         assert text in page, text

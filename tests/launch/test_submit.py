@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -10,14 +11,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from page_reader import CHROMIUM, drawn_page
 from pretrain_runs import ROOT, complete_steps, overrides
 from ray._private.utils import get_num_cpus
 from rclone_server import free_port
@@ -89,21 +94,71 @@ def submit(environment: dict[str, str], arguments: list[str], *options: str) -> 
         time.sleep(1.0)
 
 
-def test_a_submitted_run_trains_and_leaves_its_encoder(
-    job_server: dict[str, str], echo_manifest: str, tmp_path: Path
-) -> None:
-    done = submit(job_server, overrides(echo_manifest, tmp_path, schedule__max_steps=4))
+class Submitted(NamedTuple):
+    arguments: list[str]
+    folder: Path  # of the run
+    done: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def trained(job_server: dict[str, str], echo_manifest: str, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
+    """The job `trained`, which has ended."""
+    folder = tmp_path_factory.mktemp("trained")
+    arguments = overrides(echo_manifest, folder, schedule__max_steps=4)
+    return Submitted(arguments, folder / "demo", submit(job_server, arguments, "--submission-id", "trained"))
+
+
+def test_a_submitted_run_trains_and_leaves_its_encoder(job_server: dict[str, str], trained: Submitted) -> None:
+    done = trained.done
     assert done.returncode == 0, done.stdout + done.stderr
-    assert complete_steps(tmp_path / "demo") == [4, 2]
-    assert (tmp_path / "demo" / "encoder.safetensors").exists()
+    assert complete_steps(trained.folder) == [4, 2]
+    assert (trained.folder / "encoder.safetensors").exists()
     assert "step 4/4" in done.stdout
     assert re.search(r"^cost     [\d.e-]+ CPU worker-hours, 16 clips", done.stdout, re.MULTILINE)
     with request(job_server, "/api/train/v2/runs/v1", TOKEN) as answer:  # state tracking is on
         assert [run["name"] for run in json.load(answer)["train_runs"]] == ["demo"]
-    with request(job_server, "/api/jobs/", TOKEN) as answer:  # what the dashboard shows of a job
-        shown = [job["metadata"] for job in json.load(answer)]
-    run = str(tmp_path / "demo")
-    assert {"job_name": "demo", "run": run, "report": f"{run}/report.html"} in shown
+    with request(job_server, "/api/jobs/trained", TOKEN) as answer:
+        assert json.load(answer)["metadata"] == metadata(trained)
+
+
+def metadata(trained: Submitted) -> dict[str, str]:
+    """What `make submit` tells Ray."""
+    return {"job_name": "demo", "run": str(trained.folder), "report": f"{trained.folder}/report.html"}
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH")
+def test_rays_page_of_a_job_shows_the_run_and_its_report(
+    job_server: dict[str, str], trained: Submitted, tmp_path: Path
+) -> None:
+    with signed_in(job_server["RAY_API_SERVER_ADDRESS"]) as address:
+        page = drawn_page(f"{address}/#/jobs/trained", tmp_path)
+    shown = html.unescape(re.sub(r"<[^>]*>", "", page))
+    assert f"python jobs/pretrain.py {shlex.join(trained.arguments)}" in shown, "entrypoint"
+    assert "SUCCEEDED" in shown
+    assert "User-provided metadata" in shown
+    for name, value in metadata(trained).items():
+        assert f'"{name}": "{value}"' in shown, name
+
+
+@contextmanager
+def signed_in(dashboard: str) -> Iterator[str]:
+    """An address that leads a browser to Ray's dashboard with the cookie that its question for the token leaves."""
+
+    class Door(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Set-Cookie", f"ray-authentication-token={TOKEN}; Path=/; HttpOnly; SameSite=Strict")
+            self.send_header("Location", dashboard)  # with the fragment that was asked for
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def test_a_refused_config_fails_the_job(job_server: dict[str, str], echo_manifest: str, tmp_path: Path) -> None:

@@ -128,3 +128,40 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(
     assert "until        5 trials" in plan
     assert "tried first  model.num_prototypes=64 schedule.ema_momentum=0.996 loss.w_scd=1" in plan
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("discovr", "tried first  model.num_prototypes=3000 schedule.ema_momentum=0.996 loss.w_scd=1"),
+        ("optimiser", "tried first  optim.lr=0.00015 optim.weight_decay=0.05 optim.beta2=0.95 "),
+    ],
+)
+def test_sweeps_that_ship_plan_for_data_of_ones_own(
+    job: ModuleType,
+    echo_manifest: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+    expected: str,
+) -> None:
+    """18 clips in batches of 2: 900 steps in their 100 epochs."""
+    arguments = [f"data.manifest={echo_manifest}", "engine.global_batch=2", "engine.micro_batch=2"]
+    arguments += ["--storage-path", str(tmp_path)]
+    assert answer(job, monkeypatch, str(ROOT / "sweeps" / f"{name}.yaml"), *arguments, "--dry-run") == 0
+    plan = capfd.readouterr().out
+    assert f"sweep        {tmp_path}/{name}\n" in plan
+    assert "steps        500, 900\n" in plan
+    assert "until        40 trials\n" in plan
+    assert "each trial   1 x 1 CPUs and 1 GPUs, 4 CPUs to decode\n" in plan
+    assert expected in plan
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_sweep_that_ships_is_tried(tmp_path: Path) -> None:
+    """demo above, synthetic here; the others want a manifest."""
+    assert {path.stem for path in (ROOT / "sweeps").glob("*.yaml")} == {"demo", "synthetic", "discovr", "optimiser"}
+    sweep = load_sweep(ROOT / "sweeps" / "synthetic.yaml", changes={"storage_path": str(tmp_path)})
+    assert prepare(sweep).sweep.spec.steps == 150

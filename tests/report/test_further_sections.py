@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from discovr_ray.evaluate.degradations import KINDS, LEVELS
 from discovr_ray.evaluate.metrics import ClassPredictions, NumberPredictions
 from discovr_ray.evaluate.results import ClassResult, NumberResult, class_result, number_result
 from discovr_ray.evaluate.robustness import Point, RobustnessResult
-from discovr_ray.evaluate.segmentation_scores import SegmentationResult
+from discovr_ray.evaluate.segmentation_scores import EMPTY_MASK, NO_LABEL, Hearts, SegmentationResult
 from discovr_ray.report.attentive_section import attentive_section
 from discovr_ray.report.fine_tuning_section import fine_tuning_section
 from discovr_ray.report.overlays import LINE, overlay
@@ -31,10 +33,10 @@ def result(dice: float, nothing: int = 0, structures: tuple[str, ...] = ("lv", "
         metrics={name: {"dice": estimate(dice), "hd95": estimate(5.0)} for name in names},
         nothing_predicted=dict.fromkeys(structures, nothing),
         ejection_fraction={name: estimate(4.0) for name in ("mae", "rmse", "r2")} if not nothing else {},
-        num_hearts=7,
+        num_hearts=0 if nothing else 7,
         chosen={"weight_decay": 3.0},
         validation={},
-        notes=["2 videos without an ejection fraction: a mask is empty"] if nothing else [],
+        no_ejection_fraction={EMPTY_MASK: [f"h{place}" for place in range(7)]} if nothing else {},
         clip_ids=[],
         frames=[],
         dice=[],
@@ -64,7 +66,8 @@ def made_numbers(noise: float) -> NumberResult:
 def part(**dice: float) -> SegmentationPart:
     results = {model: result(value, nothing=3 if model == "pixels" else 0) for model, value in dice.items()}
     still = Picture("worst: <clip>", "frame 3", np.zeros((1, 8, 8, 3), np.uint8))
-    experts = {name: estimate(1.5) for name in ("mae", "rmse", "r2")}
+    hearts = Hearts(["h"] * 7, np.zeros(7), np.zeros(7), {NO_LABEL: ["unlabelled"]})
+    experts = {name: estimate(1.5) for name in ("mae", "rmse", "r2")}, hearts
     remarks = ["Left out: frames without all of lv, la: 4."]
     return SegmentationPart(("lv", "la"), results, experts, {"TRAIN": 20, "TEST": 9}, remarks, [still], [])
 
@@ -84,10 +87,20 @@ def test_segmentation_stands_beside_floors_and_paper() -> None:
         "pixels of patches predicts no left ventricle in 3 frame(s)",
         "Left out: frames without all of lv, la: 4.",
         "the experts&#x27; outlines",
-        "2 videos without an ejection fraction",
+        "by anybody&#x27;s masks: 1 video, no label of the ejection fraction (unlabelled)",
+        "by pixels of patches: 7 videos, a mask of the left ventricle is empty (h0, h1, h2, h3, h4, h5, h6)",
         "worst: &lt;clip&gt;",
     ):
         assert words in text, words
+
+
+def test_nothing_predicted_by_any_model_is_no_missing_table() -> None:
+    of = part(encoder=0.9, random=0.7, pixels=0.6, none=0.8)
+    empty = of._replace(results={model: result(0.1, nothing=3) for model in of.results})
+    assert "by this encoder: 7 videos, a mask" in section_html(segmentation_sections(empty)[0])[2]
+    unlabelled = {model: replace(found, no_ejection_fraction={}) for model, found in empty.results.items()}
+    text = section_html(segmentation_sections(of._replace(results=unlabelled))[0])[2]
+    assert "No ejection fraction from masks: 1 video, no label of the ejection fraction (unlabelled)." in text
 
 
 def test_a_floor_that_is_as_good_is_said() -> None:
@@ -145,12 +158,19 @@ def test_each_grade_has_its_drop(metric: str, unit: str, scale: float) -> None:
         for kind in KINDS
         for level in LEVELS
     ]
-    section = robustness_section(RobustnessResult(points, {"class": 9}), tuple(KINDS))
+    floor = [point._replace(drop=estimate(0.05 * point.level)) for point in points]
+    results = {model: RobustnessResult(of, {"class": 9}) for model, of in (("encoder", points), ("random", floor))}
+    section = robustness_section(results, tuple(KINDS))
     (table,), (chart,) = section.tables, section.charts
     assert len(table.rows) == 1 + 3 * len(KINDS)
-    assert table.head[-1] == f"Drop, {unit}"
+    assert table.head[3] == table.head[5] == f"Drop, {unit}"
+    assert table.head[4].endswith(", random weights")
     assert table.rows[2][1] == "12 dB less gain"
     assert table.rows[2][3].startswith(f"{scale * 0.2:+.1f} (")
-    assert [line["name"] for line in chart.figure["data"]] == [kind.replace("_", " ") for kind in KINDS]
-    assert chart.figure["data"][0]["y"] == pytest.approx([0, scale * 0.1, scale * 0.2, scale * 0.3])
+    assert table.rows[2][5].startswith(f"{scale * 0.1:+.1f} (")
+    assert all(len(row) == len(table.head) for row in table.rows)
+    data = chart.figure["data"]
+    assert [line["name"] for line in data if line["showlegend"]] == [kind.replace("_", " ") for kind in KINDS]
+    assert data[0]["y"] == pytest.approx([0, scale * 0.1, scale * 0.2, scale * 0.3])
+    assert data[len(KINDS)]["y"] == pytest.approx([0, scale * 0.05, scale * 0.1, scale * 0.15])
     assert "frame rate" in section_html(section)[2]

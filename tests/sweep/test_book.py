@@ -122,6 +122,33 @@ def test_a_combination_that_no_check_met_is_a_failed_trial(tmp_path: Path, caplo
     assert "must divide model.decoder_width = 63" in trial(tmp_path, 0).user_attrs[WHY]
 
 
+def test_trials_that_fail_one_after_another_end_the_sweep(tmp_path: Path) -> None:
+    sweep = made_sweep(tmp_path, trials=0, hours=1.0, max_failures=3, asha={})
+    book = open_book(tmp_path, sweep)
+    for number in range(7):
+        assert begin(book).number == number
+    for number in (0, 1):
+        book.fail(number, "no disk")
+    book.report(2, 9, [5.0])  # the count begins anew
+    for number in (3, 4, 5):
+        assert not book.given_up
+        book.fail(number, f"no disk {number}")
+    book.report(6, 9, [5.0])  # it was under way; too late to go on
+    assert book.next_trial() is None
+    assert book.given_up == (
+        "max_failures = 3: so many trials have failed one after another, the last one, 5: no disk 5"
+    )
+    assert begin(open_book(tmp_path, sweep, resume=True)).number == 7  # somebody has removed the cause
+
+
+def test_combinations_that_no_check_met_end_the_sweep_too(tmp_path: Path) -> None:
+    space = {"model.decoder_width": {"choice": [61, 63]}}
+    book = open_book(tmp_path, made_sweep(tmp_path, trials=0, hours=1.0, space=space, search={"sampler": "random"}))
+    assert book.next_trial() is None
+    assert book.given_up.startswith("max_failures = 5: ")
+    assert book.count()[TrialState.FAIL] == 5
+
+
 def test_after_its_hours_a_sweep_begins_nothing_and_ends_at_rungs(tmp_path: Path) -> None:
     book = open_book(tmp_path, made_sweep(tmp_path, hours=1e-9))
     assert book.next_trial() is None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Doubles = npt.NDArray[np.float64]
+Placement = Literal["steady", "free"]
 
 SIZE = 112  # H = W, pixels
 SECTOR_TOP = (56.0, 5.0)  # x, y where the beams start
@@ -86,8 +88,13 @@ def diagnosis_of(index: int) -> str:
     return DIAGNOSES[1 + (index // 2 + index // 16) % 4]
 
 
-def sample_patient(seed: int, index: int) -> Patient:
-    """Draw patient `index` of the data set `seed`."""
+def sample_patient(seed: int, index: int, placement: Placement = "steady") -> Patient:
+    """Draw patient `index` of the data set `seed`.
+
+    Args:
+        placement: steady: the heart always lies in nearly the same place. free: the same patient, and the probe stood
+            elsewhere.
+    """
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
     draw = rng.uniform
     diagnosis = diagnosis_of(index)
@@ -95,7 +102,7 @@ def sample_patient(seed: int, index: int) -> Patient:
     length_mm = 84 * (edv_ml / 115) ** 0.30 * draw(0.95, 1.05)
     # deep enough for the whole heart: ventricle, atria, and the wall above the apex
     depth_mm = max(draw(148, 182), 1.72 * length_mm, 1.05 * length_mm + 5 * wall_mm)
-    return Patient(
+    patient = Patient(
         seed=seed,
         index=index,
         diagnosis=diagnosis,
@@ -122,6 +129,24 @@ def sample_patient(seed: int, index: int) -> Patient:
         dropout_db=draw(0, 14),
         dropout_angle=draw(-0.7, 0.7),
         noise=draw(3, 11),
+    )
+    return patient if placement == "steady" else _moved(patient)
+
+
+def _moved(patient: Patient) -> Patient:
+    """Another depth, and the ventricle shifted and turned about its middle. All else stays as it is."""
+    draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([patient.seed, patient.index, 2]))).uniform
+    nearer = draw(0.95, 1.12)
+    half = patient.length / 2
+    middle_x = patient.apex_x + half * math.sin(patient.tilt) + draw(-8, 8)
+    middle_y = patient.apex_y + half * math.cos(patient.tilt) + draw(0, 8)
+    tilt, half = draw(-0.10, 0.26), half / nearer
+    return replace(
+        patient,
+        mm_per_pixel=patient.mm_per_pixel * nearer,
+        apex_x=middle_x - half * math.sin(tilt),
+        apex_y=middle_y - half * math.cos(tilt),
+        tilt=tilt,
     )
 
 
