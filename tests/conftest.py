@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a stray token file must no
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_worker_niceness", "0")  # 15 is Ray's: beside another process that computes, workers starve
+os.environ.setdefault("RAY_worker_niceness", "10")  # at Ray's 15 they starve beside another process that computes
 SEVERAL_PROCESSES = "PYTEST_XDIST_WORKER" in os.environ
 if SEVERAL_PROCESSES:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores have work enough
@@ -50,11 +51,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
-@pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def start_cluster(lock: Path) -> None:
+    """One after another, and on a busy machine once more: a raylet waits 15 s for its agents, then dies."""
     import ray
 
-    ray.init("local", num_cpus=4, include_dashboard=False, object_store_memory=600 * 2**20, log_to_driver=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for is_last in (False, False, True):
+            try:
+                ray.init("local", num_cpus=4, include_dashboard=False, object_store_memory=600 * 2**20)
+                return
+            except Exception:  # of several classes, by what was waiting for the raylet
+                ray.shutdown()
+                if is_last:
+                    raise
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    import ray
+
+    start_cluster(tmp_path_factory.getbasetemp().parent / "starting-ray.lock")  # the folder of all test processes
     yield
     ray.shutdown()
 

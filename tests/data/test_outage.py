@@ -26,6 +26,7 @@ from discovr_ray.launch.inspection import inspect_file
 
 NO_ANSWER = "/proc/self/mem"  # reading it is an I/O error on every Linux, as from a disk or an NFS server in trouble
 DATA = DataConfig(num_frames=4, frame_stride=1, image_size=64)
+BUSY = {"read_timeout_s": 60}  # on a busy machine even a refused connection may take longer than the default
 
 
 class Server:
@@ -57,7 +58,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def set_patience(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    monkeypatch.setenv("DISCOVR_STORAGE", json.dumps({"outage_patience_s": seconds}))
+    monkeypatch.setenv("DISCOVR_STORAGE", json.dumps({**BUSY, "outage_patience_s": seconds}))
 
 
 def row_of(path: Path, **changes: Any) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def test_no_key_gets_out_through_a_dead_endpoint(
     key: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setenv("DISCOVR_STORAGE", json.dumps({"outage_patience_s": 0.01, "attempts": 1}))
+    monkeypatch.setenv("DISCOVR_STORAGE", json.dumps({**BUSY, "outage_patience_s": 0.01, "attempts": 1}))
     for name, value in (client_environment(9) | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}).items():
         monkeypatch.setenv(name, value)
     uri = f"s3://bucket/{key}"
