@@ -48,7 +48,7 @@ dashboard: setup ## look at a sweep in a browser: SWEEP=runs/sweeps/demo (optuna
 	@$(RUN) jobs/dashboard.py "$(SWEEP)"
 
 test: setup ## run the tests (a quarter of an hour on 2 cores); ALL=1: the long ones, too; PYTEST_ARGS="-k config" selects some
-	@echo "test: $(if $(ALL),all tests: about 35 minutes,a quarter of an hour) on 2 cores$(if $(BROWSER),, (no Chromium here: the browser test is left out))"
+	@echo "test: $(if $(ALL),all tests: about 40 minutes,a quarter of an hour) on 2 cores$(if $(BROWSER),, (no Chromium here: the browser test is left out))"
 	@$(RUN) -m pytest $(SHARED) -m "$(MARKERS)" $(PYTEST_ARGS)
 
 test-fast: setup ## run the tests that start no cluster, server, browser or second process

@@ -24,6 +24,7 @@ if SEVERAL_PROCESSES:
 # files of more than half a minute, the longest first
 LONG_FILES = (
     "test_pretrain.py",
+    "test_workers_come_and_go.py",
     "test_autoscaling.py",
     "test_sweep.py",
     "test_submit.py",
@@ -37,6 +38,7 @@ LONG_FILES = (
     "test_failures.py",
     "test_placement.py",
     "test_saving.py",
+    "test_start_weights.py",
     "test_convert.py",
     "test_loop.py",
     "test_evaluate.py",
