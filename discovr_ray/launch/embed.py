@@ -107,11 +107,12 @@ def carry_out_together(prepared: Sequence[Prepared], decode: Decode = decode_vid
             reasons = encode_videos(encoders, _todo(clips.take(pa.array(missing)), sources), options, decode)
     ids, splits = (clips[name].take(pa.array(missing)).to_pylist() for name in ("clip_id", "split"))
     failures = [Failure(*item) for item in zip(ids, splits, reasons, strict=True) if item[-1]]
-    return [_finish(of, failures, int(lacks.sum())) for of, lacks in zip(prepared, lacking, strict=True)]
+    embedded = missing[np.array([not reason for reason in reasons], bool)]
+    return [_finish(of, failures, int(lacks[embedded].sum())) for of, lacks in zip(prepared, lacking, strict=True)]
 
 
-def _finish(prepared: Prepared, failures: Sequence[Failure], num_asked: int) -> EmbedSummary:
-    """Write a folder's tables. `num_asked`: videos that it lacked."""
+def _finish(prepared: Prepared, failures: Sequence[Failure], num_new: int) -> EmbedSummary:
+    """Write a folder's tables. `num_new`: videos that it lacked before, and now has."""
     _, clips, sources, folder, options = prepared
     folder.write_failed(failures)
     counts = dict(Counter(failure.reason for failure in failures))
@@ -125,7 +126,7 @@ def _finish(prepared: Prepared, failures: Sequence[Failure], num_asked: int) -> 
     num_clips = folder.finish(clips, sources, failures)
     videos_uri = storage.join(folder.uri, VIDEOS_FILE)
     num_videos = clips.num_rows - len(failures)
-    return EmbedSummary(videos_uri, failed_uri, num_videos, num_clips, max(0, num_asked - len(failures)), counts)
+    return EmbedSummary(videos_uri, failed_uri, num_videos, num_clips, num_new, counts)
 
 
 def _todo(clips: pa.Table, sources: Mapping[str, str]) -> pa.Table:
