@@ -69,7 +69,7 @@ def drops(
     """
     points = next(iter(found.values()))
     unit = _unit(points[0].metric)
-    lines = ", ".join(f"{dash}: {names[model]}" for model, dash in zip(found, DASHES, strict=False))
+    lines = ", ".join(f"{dash}: {names[model]}" for model, dash in _dashes(found).items())
     chart = Chart(
         f"robustness-{points[0].probe}",
         f"{title}: drop in {unit}",
@@ -107,18 +107,25 @@ def _drop(drop: Estimate, metric: str) -> str:
 def _figure(found: Mapping[str, Sequence[Point]], kinds: Sequence[str]) -> Figure:
     metric = next(iter(found.values()))[0].metric
     data = []
-    for (model, points), dash in zip(found.items(), DASHES, strict=False):
-        of = {(point.kind, point.level): METRICS[metric].scale * point.drop.value for point in points}
+    for model, dash in _dashes(found).items():
+        is_first = dash == DASHES[0]
+        of = {(point.kind, point.level): METRICS[metric].scale * point.drop.value for point in found[model]}
         for place, kind in enumerate(kinds):
-            line = {"color": MORE_COLOURS[place % len(MORE_COLOURS)], "width": 2 if dash == "solid" else 1.2}
-            data.append(_line(kind, [0.0, *(round(of[kind, level], 4) for level in LEVELS)], {**line, "dash": dash}))
-            data[-1] |= {"showlegend": model == next(iter(found)), "legendgroup": kind}
+            values = [0.0, *(round(of[kind, level], 4) for level in LEVELS)]
+            colour = MORE_COLOURS[place % len(MORE_COLOURS)]
+            line = {"color": colour, "width": 2 if is_first else 1.2, "dash": dash}
+            data.append({**_line(kind, values, line), "showlegend": is_first, "legendgroup": kind})
     layout = {
         **base_layout(legend=True, height=HEIGHT),
         "xaxis": {**AXIS, "title": {"text": "grade"}, "tickvals": [0, *LEVELS]},
         "yaxis": {**AXIS, "title": {"text": f"drop, {_unit(metric)}"}},
     }
     return {"data": data, "layout": layout}
+
+
+def _dashes(models: Mapping[str, Any]) -> dict[str, str]:
+    """Model -> how its lines are drawn."""
+    return dict(zip(models, DASHES[: len(models)], strict=True))
 
 
 def _line(kind: str, values: Sequence[float], line: Mapping[str, Any]) -> dict[str, Any]:
