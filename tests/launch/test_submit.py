@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from page_reader import CHROMIUM, drawn_page
+from page_reader import CHROMIUM, drawn_page, screenshot
 from pretrain_runs import ROOT, complete_steps, overrides
 from ray._private.utils import get_num_cpus
 from rclone_server import free_port
@@ -133,6 +133,8 @@ def test_rays_page_of_a_job_shows_the_run_and_its_report(
 ) -> None:
     with signed_in(job_server["RAY_API_SERVER_ADDRESS"]) as address:
         page = drawn_page(f"{address}/#/jobs/trained", tmp_path)
+        pixels = screenshot(f"{address}/#/jobs/trained", tmp_path, 1500)
+    assert (pixels.min(axis=-1) < 128).sum() > 1000, "there is dark text on the page"
     shown = html.unescape(re.sub(r"<[^>]*>", "", page))
     assert f"python jobs/pretrain.py {shlex.join(trained.arguments)}" in shown, "entrypoint"
     assert "SUCCEEDED" in shown
