@@ -2,6 +2,7 @@
 
     python benchmarks/prove.py --output runs/prove               # at most 15 minutes on 2 idle CPU cores
     python benchmarks/prove.py --output runs/prove --ablations   # and what parts of the method are worth
+    python benchmarks/prove.py --output runs/prove --causes      # and why the numbers are what they are
 
 The jobs' own code makes the videos, ingests them, pretrains (preset prove) and evaluates; DIR has all that they leave,
 the evaluation's page included. Then numbers of the test split are judged: kNN balanced accuracy, R2 of the ejection
@@ -20,12 +21,15 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
-from ablations import run_ablations
+import ablations
+import causes
+import variants
 from trial import NUM_LABELLED, SETTINGS, UNLABELLED_SEED, Trial, make_manifests, measures_of, pretrained
 from verdicts import aligned, markdown, plain, table
 
@@ -93,6 +97,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--ablation-epochs", type=int, default=0, metavar="N", help="of each; 0 (default): as many as the preset"
     )
+    parser.add_argument(
+        "--causes",
+        action="store_true",
+        help="also pretrain longer, without the brightness, with a sharp teacher, by SCD alone, and by labels",
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="changes of the preset prove")
     return parser.parse_intermixed_args(arguments)
 
@@ -132,14 +141,34 @@ def prove(trial: Trial, arguments: argparse.Namespace) -> None:
         "seconds": clock.seconds,
     }
     rows = table(measures)
-    write(trial.output, result, markdown(rows))
+    tables = [rows]
+    write(trial.output, result, tables)
     print(aligned(rows))
     print(f"seconds: {sum(clock.seconds.values()):.0f} in all; {clock.seconds}")
-    if arguments.ablations:
-        ablations = clock.time("ablations", lambda: run_ablations(trial, arguments.ablation_epochs))
-        write(trial.output, {**result, "ablations": ablations.plain}, f"{markdown(rows)}\n{markdown(ablations.table)}")
-        print(aligned(ablations.table))
+    for folder, listed, epochs in further(trial, run, arguments):
+        found = clock.time(folder, partial(variants.run_variants, trial, listed, folder, epochs))
+        result[folder] = {"epochs": epochs, "encoders": variants.plain(found)}
+        tables.append(variants.table(found))
+        write(trial.output, result, tables)
+        print(aligned(tables[-1]))
     print(f"numbers  {trial.output / RESULT_FILE}")
+
+
+class Further(NamedTuple):
+    """Tables that were asked for."""
+
+    folder: str
+    variants: list[variants.Variant]
+    epochs: int  # of each variant; 0: as many as the preset's, or the variant's
+
+
+def further(trial: Trial, run: str, arguments: argparse.Namespace) -> list[Further]:
+    asked = []
+    if arguments.ablations:
+        asked.append(Further(ablations.FOLDER, ablations.ablations_of(trial.config), arguments.ablation_epochs))
+    if arguments.causes:
+        asked.append(Further(causes.FOLDER, causes.causes_of(run), 0))
+    return asked
 
 
 class Machine(NamedTuple):
@@ -152,8 +181,8 @@ def machine() -> dict[str, Any]:
     return Machine(os.cpu_count() or 1, platform.machine(), platform.python_version())._asdict()
 
 
-def write(output: Path, result: dict[str, Any], tables: str) -> None:
-    (output / TABLES_FILE).write_text(tables)
+def write(output: Path, result: dict[str, Any], tables: list[list[list[str]]]) -> None:
+    (output / TABLES_FILE).write_text("\n".join(map(markdown, tables)))
     (output / RESULT_FILE).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 from verdicts import ENCODER, Measure
 
@@ -18,7 +19,7 @@ from discovr_ray.data.phantom.patient import Placement
 from discovr_ray.data.synthetic import write_dataset
 from discovr_ray.errors import ConfigError, StreamError
 from discovr_ray.evaluate.bootstrap import Estimate
-from discovr_ray.evaluate.features import read_features
+from discovr_ray.evaluate.features import Features, read_features
 from discovr_ray.evaluate.probes import run_knn, run_ridge
 from discovr_ray.evaluate.questions import pose_questions, problem_of
 from discovr_ray.evaluate.segmentation_scores import LEFT_VENTRICLE
@@ -57,6 +58,13 @@ class Trial(NamedTuple):
     output: Path  # of runs and answers
     labelled: str  # manifest
     placement: Placement = "steady"  # of the hearts in all videos
+
+
+class Spread(NamedTuple):
+    """How the features of all labelled videos vary."""
+
+    first: float  # share of their variance in the first principal component
+    gain: float  # correlation of that component with the scanner's gain, without sign
 
 
 def make_manifests(trial: Trial, num_labelled: int) -> dict[str, int]:
@@ -98,7 +106,7 @@ def pretrained(trial: Trial) -> str:
     return uri
 
 
-def measures_of_encoder(trial: Trial, run: str) -> list[Measure]:
+def measures_of_encoder(trial: Trial, run: str) -> tuple[list[Measure], Spread]:
     """The same numbers of the encoder alone, asked by the same probes."""
     manifest, folder = trial.labelled, f"{trial.output}/features/{trial.config.run.name}"
     features = read_features(embed(run, manifest, folder, OPTIONS).videos_uri)
@@ -109,7 +117,14 @@ def measures_of_encoder(trial: Trial, run: str) -> list[Measure]:
         "knn": run_knn(problem_of(questions, "class", x), SETTINGS),
         "ridge": run_ridge(problem_of(questions, "number", x), SETTINGS),
     }
-    return _measures({ENCODER: found}, _dice_of_encoder(trial, run))
+    return _measures({ENCODER: found}, _dice_of_encoder(trial, run)), spread_of(features)
+
+
+def spread_of(features: Features) -> Spread:
+    x = getattr(features, SETTINGS.feature).astype(np.float64)
+    left, deviations, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    gain = [labels["gain_db"] for labels in features.labels]
+    return Spread(float(deviations[0] ** 2 / (deviations**2).sum()), float(abs(np.corrcoef(left[:, 0], gain)[0, 1])))
 
 
 def measures_of(trial: Trial, run: str) -> list[Measure]:

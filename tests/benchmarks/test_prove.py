@@ -116,20 +116,21 @@ def test_misalign_changes_teacher_and_decoder(misaligned: ModuleType) -> None:
 
 
 def test_variants_differ_in_what_they_are_named_for(in_benchmarks: None, tmp_path: Path) -> None:
-    from ablations import MISALIGNED, WHOLE, changed, variants_of
+    from ablations import ablations_of
     from trial import Trial
+    from variants import changed
 
     trial = Trial(load_config("prove"), tmp_path, "labelled")
-    variants = variants_of(trial.config)
-    configs = {variant.name: changed(trial, variant, epochs=2).config for variant in variants}
+    variants = ablations_of(trial.config)
+    configs = {variant.name: changed(trial, variant, "ablations", epochs=2).config for variant in variants}
     assert len({variant.folder for variant in variants}) == len(variants) == 5
     assert [config.schedule.epochs for config in configs.values()] == [2] * 5
-    whole = configs[WHOLE]
+    whole = configs["whole method"]
     assert configs["without SCD"].loss.w_scd == 0 != whole.loss.w_scd
     assert configs["50 % masks"].mask.video_ratio == 0.5 < whole.mask.video_ratio
     assert [config.data.num_frames for config in configs.values()].count(whole.data.num_frames // 4) == 1
-    assert configs[MISALIGNED].model == whole.model
-    assert configs[MISALIGNED].loss == whole.loss
+    assert configs["the reference's misaligned SCD"].model == whole.model
+    assert configs["the reference's misaligned SCD"].loss == whole.loss
 
 
 def test_a_finished_run_of_another_configuration_is_not_taken_for_this_one(in_benchmarks: None, tmp_path: Path) -> None:
