@@ -9,22 +9,6 @@ from brightness import change_brightness
 from taught import taught
 from variants import Variant, in_changed_workers
 
-FOLDER = "causes"
-LONGER_EPOCHS = 40
-
-
-def causes_of(run: str) -> list[Variant]:
-    """`run`: folder of the trial's own run."""
-    return [
-        Variant("as it is", "as-it-is", {}, lambda _: run),
-        Variant(f"longer: {LONGER_EPOCHS} epochs", "longer", {"schedule": {"epochs": LONGER_EPOCHS}}),
-        Variant("students of another brightness", "brightness", {}, in_changed_workers(change_brightness)),
-        Variant("a sharp teacher (0.02) that moves fast", "sharp", SHARP),
-        Variant("a teacher of 0.03 with 128 answers and a quick centre", "few-answers", FEW_ANSWERS),
-        Variant("SCD alone", "scd-alone", {"loss": {"w_vid": 0.0, "w_img": 0.0}}),
-        Variant("taught by labels", "labels", {}, taught),
-    ]
-
 
 def _temperature(value: float) -> dict[str, float]:
     return {"teacher_temperature_start": value, "teacher_temperature": value}
@@ -36,3 +20,11 @@ FEW_ANSWERS = {
     "model": {"head_outputs": 128},
     "optim": {"lr": 1e-2},
 }
+
+CAUSES = (
+    Variant("students of another brightness", "brightness", {}, in_changed_workers(change_brightness)),
+    Variant("a sharp teacher (0.02) that moves fast", "sharp", SHARP),
+    Variant("a teacher of 0.03 with 128 answers and a quick centre", "few-answers", FEW_ANSWERS),
+    Variant("SCD alone", "scd-alone", {"loss": {"w_vid": 0.0, "w_img": 0.0}}),
+    Variant("taught by labels", "labels", {}, taught),
+)

@@ -27,10 +27,12 @@ from typing import Any, NamedTuple, TypeVar, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
-import ablations
-import causes
+import knowledge
 import variants
-from trial import NUM_LABELLED, SETTINGS, UNLABELLED_SEED, Trial, make_manifests, measures_of, pretrained
+from ablations import ABLATIONS
+from causes import CAUSES
+from trial import NUM_LABELLED, SETTINGS, UNLABELLED_SEED, Trial, judged, make_manifests, pretrained
+from variants import WHOLE, finished
 from verdicts import aligned, markdown, plain, table
 
 from discovr_ray.config import load_config
@@ -90,17 +92,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--placement",
         choices=get_args(Placement),
-        default="steady",
-        help="steady (default): hearts lie in nearly one place, and pixels are a hard floor; free: they do not",
+        default="free",
+        help="free (default): hearts are moved and turned; steady: they lie in nearly one place, where Dice tells nothing",
     )
     parser.add_argument("--ablations", action="store_true", help="also pretrain without parts of the method")
     parser.add_argument(
-        "--ablation-epochs", type=int, default=0, metavar="N", help="of each; 0 (default): as many as the preset"
-    )
-    parser.add_argument(
         "--causes",
         action="store_true",
-        help="also pretrain longer, without the brightness, with a sharp teacher, by SCD alone, and by labels",
+        help="also pretrain without the brightness, with sharp teachers, by SCD alone, and teach by labels",
+    )
+    parser.add_argument(
+        "--variant-epochs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of each of these; 0 (default): as many as the preset",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="changes of the preset prove")
     return parser.parse_intermixed_args(arguments)
@@ -127,7 +133,7 @@ def prove(trial: Trial, arguments: argparse.Namespace) -> None:
     start_ray(dashboard=True)
     counts = clock.time("videos and their manifests", lambda: make_manifests(trial, arguments.labelled))
     run = clock.time("pretraining", lambda: pretrained(trial))
-    measures = clock.time("evaluation", lambda: measures_of(trial, run))
+    measures, knows = clock.time("evaluation", lambda: judged(trial, run))
     result: dict[str, Any] = {
         "command": " ".join(["python benchmarks/prove.py", *sys.argv[1:]]),
         "seed": arguments.seed,
@@ -138,36 +144,29 @@ def prove(trial: Trial, arguments: argparse.Namespace) -> None:
         "feature": SETTINGS.feature,
         "config": trial.config.to_dict(),
         "measures": plain(measures),
+        "knows": knows,
         "seconds": clock.seconds,
     }
-    rows = table(measures)
-    tables = [rows]
+    tables = [table(measures), knowledge.table(knows)]
     write(trial.output, result, tables)
-    print(aligned(rows))
+    print(aligned(tables[0]), aligned(tables[1]), sep="\n")
     print(f"seconds: {sum(clock.seconds.values()):.0f} in all; {clock.seconds}")
-    for folder, listed, epochs in further(trial, run, arguments):
-        found = clock.time(folder, partial(variants.run_variants, trial, listed, folder, epochs))
-        result[folder] = {"epochs": epochs, "encoders": variants.plain(found)}
-        tables.append(variants.table(found))
+    for name, listed in further(trial, run, arguments).items():
+        found = clock.time(name, partial(variants.run_variants, trial, listed, arguments.variant_epochs))
+        result[name] = {"epochs": arguments.variant_epochs, "encoders": variants.plain(found)}
+        tables += [variants.table(found), knowledge.table({name: of.asked.knows for name, of in found.items()})]
         write(trial.output, result, tables)
-        print(aligned(tables[-1]))
+        print(aligned(tables[-2]), aligned(tables[-1]), sep="\n")
     print(f"numbers  {trial.output / RESULT_FILE}")
 
 
-class Further(NamedTuple):
-    """Tables that were asked for."""
-
-    folder: str
-    variants: list[variants.Variant]
-    epochs: int  # of each variant; 0: as many as the preset's, or the variant's
-
-
-def further(trial: Trial, run: str, arguments: argparse.Namespace) -> list[Further]:
-    asked = []
+def further(trial: Trial, run: str, arguments: argparse.Namespace) -> dict[str, list[variants.Variant]]:
+    """The tables that were asked for."""
+    asked = {}
     if arguments.ablations:
-        asked.append(Further(ablations.FOLDER, ablations.ablations_of(trial.config), arguments.ablation_epochs))
+        asked["ablations"] = [WHOLE, *ABLATIONS]
     if arguments.causes:
-        asked.append(Further(causes.FOLDER, causes.causes_of(run), 0))
+        asked["causes"] = [finished(trial, run), WHOLE, *CAUSES]
     return asked
 
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from verdicts import ENCODER, Measure
+from knowledge import facts_of, knowledge_of
+from verdicts import ENCODER, MODELS, Measure
 
 from discovr_ray.config import Config
 from discovr_ray.data import storage
@@ -20,6 +21,7 @@ from discovr_ray.data.synthetic import write_dataset
 from discovr_ray.errors import ConfigError, StreamError
 from discovr_ray.evaluate.bootstrap import Estimate
 from discovr_ray.evaluate.features import Features, read_features
+from discovr_ray.evaluate.floors import pixel_features
 from discovr_ray.evaluate.probes import run_knn, run_ridge
 from discovr_ray.evaluate.questions import pose_questions, problem_of
 from discovr_ray.evaluate.segmentation_scores import LEFT_VENTRICLE
@@ -67,6 +69,21 @@ class Spread(NamedTuple):
     gain: float  # correlation of that component with the scanner's gain, without sign
 
 
+class Asked(NamedTuple):
+    """Of the encoder alone."""
+
+    measures: list[Measure]
+    spread: Spread
+    knows: dict[str, float]  # fact -> R2
+
+
+class Judged(NamedTuple):
+    """Of the encoder and its floors."""
+
+    measures: list[Measure]
+    knows: dict[str, dict[str, float]]  # model -> fact -> R2
+
+
 def make_manifests(trial: Trial, num_labelled: int) -> dict[str, int]:
     """Both data sets, made where they are not there yet; returns the videos of each split, and of none."""
     data = trial.config.data
@@ -106,7 +123,7 @@ def pretrained(trial: Trial) -> str:
     return uri
 
 
-def measures_of_encoder(trial: Trial, run: str) -> tuple[list[Measure], Spread]:
+def ask_encoder(trial: Trial, run: str) -> Asked:
     """The same numbers of the encoder alone, asked by the same probes."""
     manifest, folder = trial.labelled, f"{trial.output}/features/{trial.config.run.name}"
     features = read_features(embed(run, manifest, folder, OPTIONS).videos_uri)
@@ -117,7 +134,11 @@ def measures_of_encoder(trial: Trial, run: str) -> tuple[list[Measure], Spread]:
         "knn": run_knn(problem_of(questions, "class", x), SETTINGS),
         "ridge": run_ridge(problem_of(questions, "number", x), SETTINGS),
     }
-    return _measures({ENCODER: found}, _dice_of_encoder(trial, run)), spread_of(features)
+    return Asked(
+        _measures({ENCODER: found}, _dice_of_encoder(trial, run)),
+        spread_of(features),
+        knowledge_of(features, x, facts_of(features.patient_ids, trial.placement)),
+    )
 
 
 def spread_of(features: Features) -> Spread:
@@ -127,8 +148,8 @@ def spread_of(features: Features) -> Spread:
     return Spread(float(deviations[0] ** 2 / (deviations**2).sum()), float(abs(np.corrcoef(left[:, 0], gain)[0, 1])))
 
 
-def measures_of(trial: Trial, run: str) -> list[Measure]:
-    """The numbers that are judged, of the encoder and its floors, by the whole evaluation and its page."""
+def judged(trial: Trial, run: str) -> Judged:
+    """The numbers of the encoder and its floors, by the whole evaluation and its page."""
     dice: dict[str, Estimate] = {}
 
     def segmented(prepared: Prepared) -> tuple[Mapping[str, Any], Sequence[Section]]:
@@ -139,7 +160,18 @@ def measures_of(trial: Trial, run: str) -> list[Measure]:
     output = str(trial.output / "evaluation")
     prepared = prepare(trial.labelled, run, output, SETTINGS, OPTIONS)
     summary = carry_out(prepared, [Further(segmentation_page.NAME, segmented)])
-    return _measures(summary.evaluation.results, dice)
+    return Judged(_measures(summary.evaluation.results, dice), _knowledge(trial, output))
+
+
+def _knowledge(trial: Trial, evaluation: str) -> dict[str, dict[str, float]]:
+    """Of every model whose features the evaluation has left; pixels as their principal components."""
+    features = {model: read_features(storage.join(evaluation, "features", model)) for model in MODELS}
+    x = {model: getattr(found, SETTINGS.feature) for model, found in features.items()}
+    known = features[ENCODER]
+    train = np.flatnonzero(np.array(known.splits) == "TRAIN")
+    x["pixels"] = pixel_features(features["pixels"].cls, train, SETTINGS.seed)
+    facts = facts_of(known.patient_ids, trial.placement)
+    return {model: knowledge_of(known, x[model], facts) for model in MODELS}
 
 
 def _dice_of_encoder(trial: Trial, run: str) -> dict[str, Estimate]:

@@ -1,6 +1,6 @@
 """The trial again with something changed, and its encoder asked the same questions.
 
-Each variant has a run and features of its own below a folder of the trial's; what is done is not done again.
+Each variant has a run and features of its own below the trial's; what is done is not done again.
 """
 
 from __future__ import annotations
@@ -12,60 +12,71 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import ray
-from trial import Spread, Trial, measures_of_encoder, pretrained
-from verdicts import ENCODER, Measure
+from trial import Asked, Trial, ask_encoder, pretrained
+from verdicts import ENCODER
 
-from discovr_ray.config import parse_config
+from discovr_ray.config import Config, parse_config
 from discovr_ray.data import storage
 from discovr_ray.launch.ray_session import start_ray
 from discovr_ray.report.probe_text import METRICS, with_interval
 
+FOLDER = "variants"  # below the trial's
 LOSSES = ("loss_vid", "loss_img", "loss_scd")
 METRICS_FILE = "metrics.jsonl"
 HEADS = ("variance in one direction, its correlation with gain", "losses at the end: video, image, SCD")
 
 
+Changes = Mapping[str, Mapping[str, Any]]  # section -> field -> value
+
+
 class Variant(NamedTuple):
     name: str
     folder: str
-    changes: Mapping[str, Mapping[str, Any]]  # section -> field -> value
+    changes: Changes | Callable[[Config], Changes]
     learn: Callable[[Trial], str] = pretrained  # returns the folder of the encoder
 
 
+WHOLE = Variant("whole method", "whole", {})
+
+
 class Found(NamedTuple):
-    measures: list[Measure]  # of the encoder alone
-    spread: Spread
+    asked: Asked
     losses: dict[str, float]  # LOSSES at the end; empty where it was taught by something else
 
 
-def run_variants(trial: Trial, variants: Sequence[Variant], folder: str, epochs: int = 0) -> dict[str, Found]:
+def finished(trial: Trial, run: str) -> Variant:
+    """The trial's own run, to stand beside the others."""
+    return Variant(f"the run above, {trial.config.schedule.epochs} epochs", "run", {}, lambda _: run)
+
+
+def run_variants(trial: Trial, variants: Sequence[Variant], epochs: int = 0) -> dict[str, Found]:
     """Train and ask every variant; needs an initialised Ray, which may be another one afterwards.
 
     Args:
-        folder: of all of them, below the trial's.
-        epochs: of each variant; 0: as many as the trial's, or the variant's.
+        epochs: of each variant; 0: as many as the trial's.
     Errors:
         As of trial.pretrained.
     """
     found = {}
     for variant in variants:
-        print(f"prove: {folder}: {variant.name}", flush=True)
-        own = changed(trial, variant, folder, epochs)
+        print(f"prove: variant: {variant.name}", flush=True)
+        own = changed(trial, variant, epochs)
         run = variant.learn(own)
-        found[variant.name] = Found(*measures_of_encoder(own, run), losses_of(run))
+        found[variant.name] = Found(ask_encoder(own, run), losses_of(run))
         heads, row = table({variant.name: found[variant.name]})
         print("; ".join(f"{head}: {cell}" for head, cell in zip(heads, row, strict=True)), flush=True)
     return found
 
 
-def changed(trial: Trial, variant: Variant, folder: str, epochs: int) -> Trial:
+def changed(trial: Trial, variant: Variant, epochs: int) -> Trial:
     """The variant's configuration and folder.
 
     Errors:
         ConfigError: it cannot be.
     """
-    output, values = trial.output / folder, trial.config.to_dict()
-    for section, fields in variant.changes.items():
+    output, values = trial.output / FOLDER, trial.config.to_dict()
+    changes = variant.changes(trial.config) if callable(variant.changes) else variant.changes
+    for section, fields in changes.items():
         values[section] |= fields
     if epochs:
         values["schedule"]["epochs"] = epochs
@@ -106,12 +117,12 @@ def losses_of(run: str) -> dict[str, float]:
 
 def table(found: Mapping[str, Found]) -> list[list[str]]:
     """Rows of text, the first one their heads."""
-    titles = [f"{item.title}: {METRICS[item.metric].title}" for item in next(iter(found.values())).measures]
+    titles = [f"{item.title}: {METRICS[item.metric].title}" for item in next(iter(found.values())).asked.measures]
     rows = [
         [
             name,
-            *(with_interval(item.found[ENCODER], item.metric) for item in of.measures),
-            f"{of.spread.first:.0%}, {of.spread.gain:.2f}",
+            *(with_interval(item.found[ENCODER], item.metric) for item in of.asked.measures),
+            f"{of.asked.spread.first:.0%}, {of.asked.spread.gain:.2f}",
             ", ".join(f"{value:.2f}" for value in of.losses.values()),
         ]
         for name, of in found.items()
@@ -123,9 +134,10 @@ def plain(found: Mapping[str, Found]) -> dict[str, Any]:
     """What prove.json holds of them."""
     return {
         name: {
-            **{item.title: item.found[ENCODER]._asdict() for item in of.measures},
-            "spread": of.spread._asdict(),
+            **{item.title: item.found[ENCODER]._asdict() for item in of.asked.measures},
+            "spread": of.asked.spread._asdict(),
             "losses": of.losses,
+            "knows": of.asked.knows,
         }
         for name, of in found.items()
     }

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -116,13 +120,13 @@ def test_misalign_changes_teacher_and_decoder(misaligned: ModuleType) -> None:
 
 
 def test_variants_differ_in_what_they_are_named_for(in_benchmarks: None, tmp_path: Path) -> None:
-    from ablations import ablations_of
+    from ablations import ABLATIONS
     from trial import Trial
-    from variants import changed
+    from variants import WHOLE, changed
 
     trial = Trial(load_config("prove"), tmp_path, "labelled")
-    variants = ablations_of(trial.config)
-    configs = {variant.name: changed(trial, variant, "ablations", epochs=2).config for variant in variants}
+    variants = [WHOLE, *ABLATIONS]
+    configs = {variant.name: changed(trial, variant, epochs=2).config for variant in variants}
     assert len({variant.folder for variant in variants}) == len(variants) == 5
     assert [config.schedule.epochs for config in configs.values()] == [2] * 5
     whole = configs["whole method"]
@@ -143,7 +147,7 @@ def test_a_finished_run_of_another_configuration_is_not_taken_for_this_one(in_be
     (folder / CONFIG_FILE).write_text(config_text(config))
     assert pretrained(Trial(config, tmp_path, "labelled")) == str(folder)
     other = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, epochs=2))
-    with pytest.raises(ConfigError, match=r"is finished: schedule\.epochs = 2: the run to be continued has 18"):
+    with pytest.raises(ConfigError, match=r"is finished: schedule\.epochs = 2: the run to be continued has 36"):
         pretrained(Trial(other, tmp_path, "labelled"))
 
 
@@ -166,3 +170,28 @@ def test_the_preset_fits_two_cores(in_benchmarks: None) -> None:
     config = load_config("prove")
     assert config.run.workers * config.run.cpus_per_worker + config.data.decode_cpus <= 2
     assert derive_plan(config, config.data.synthetic_clips).total_steps > config.checkpoint.every_steps
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_whole_way_on_a_few_clips(tmp_path: Path) -> None:
+    """k = 20 needs 20 training videos. Two epochs teach nothing, and nothing is called proven."""
+    command = [sys.executable, str(BENCHMARKS / "prove.py"), "--output", str(tmp_path), "--labelled", "110"]
+    changes = [*TINY, "data.synthetic_clips=32", "schedule.epochs=2"]
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent), "RAY_ADDRESS": ""}
+    done = subprocess.run(
+        [*command, *changes], env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "prove.json").read_text())
+    assert result["videos"]["unlabelled"] == 32
+    assert sum(result["videos"][split] for split in ("TRAIN", "VAL", "TEST")) == 110
+    assert [item["metric"] for item in result["measures"]] == ["balanced_accuracy", "r2", "dice"]
+    for item in result["measures"]:
+        assert item["answer"] != "proven"
+        for model in ("encoder", "random", "pixels"):
+            assert item[model]["low"] <= item[model]["value"] <= item[model]["high"]
+    assert set(result["knows"]) == {"encoder", "random", "pixels"}
+    assert result["knows"]["pixels"]["area of the ventricle"] > 0.3
+    assert len((tmp_path / "prove.md").read_text().splitlines()) == 5 + 1 + 5  # two tables
+    assert (tmp_path / "evaluation" / "report.html").exists()
