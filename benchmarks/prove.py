@@ -93,7 +93,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--placement",
         choices=get_args(Placement),
         default="free",
-        help="free (default): hearts are moved and turned; steady: they lie in nearly one place, where Dice tells nothing",
+        help="free (default): hearts are moved and turned; steady: all lie in nearly one place, and Dice tells little",
     )
     parser.add_argument("--ablations", action="store_true", help="also pretrain without parts of the method")
     parser.add_argument(
