@@ -70,7 +70,7 @@ bench: setup ## measure one training step and the reading of clips (about 10 min
 	$(RUN) benchmarks/step.py
 	$(RUN) benchmarks/ingest.py
 
-prove: setup ## pretrain on synthetic echo and hold the encoder against random weights and raw pixels (about 10 minutes on 2 idle cores)
+prove: setup ## pretrain on synthetic echo and hold the encoder against random weights and raw pixels (12 minutes on 2 idle cores)
 	$(RUN) benchmarks/prove.py --output runs/prove $(PROVE_ARGS)
 
 fuzz: setup ## spoil good files for ten minutes; each is read or refused, nothing crashes, hangs or eats the memory

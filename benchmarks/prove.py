@@ -153,7 +153,8 @@ def prove(trial: Trial, arguments: argparse.Namespace) -> None:
     print(f"seconds: {sum(clock.seconds.values()):.0f} in all; {clock.seconds}")
     for name, listed in further(trial, run, arguments).items():
         found = clock.time(name, partial(variants.run_variants, trial, listed, arguments.variant_epochs))
-        result[name] = {"epochs": arguments.variant_epochs, "encoders": variants.plain(found)}
+        epochs = arguments.variant_epochs or trial.config.schedule.epochs
+        result[name] = {"epochs": epochs, "encoders": variants.plain(found)}
         tables += [variants.table(found), knowledge.table({name: of.asked.knows for name, of in found.items()})]
         write(trial.output, result, tables)
         print(aligned(tables[-2]), aligned(tables[-1]), sep="\n")

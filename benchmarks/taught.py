@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice, pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +22,10 @@ from trial import Trial
 from discovr_ray.config import Config, derive_plan
 from discovr_ray.data.clip import Clip, load_clip
 from discovr_ray.data.manifest import read_manifest
+from discovr_ray.errors import ConfigError
 from discovr_ray.model.masks import normalise
 from discovr_ray.model.vit import Encoder, video_spec
-from discovr_ray.model.weights import CARD_FILE, make_card, pack, write_encoder
+from discovr_ray.model.weights import CARD_FILE, load_encoder, make_card, pack, write_encoder
 
 RATE, WEIGHT_DECAY, WARMUP_STEPS = 1e-3, 0.05, 50
 THREADS = 2
@@ -38,13 +38,19 @@ class Batch(NamedTuple):
 
 
 def taught(trial: Trial) -> str:
-    """Folder of the encoder, after as many steps and clips as pretraining has; what is done is not done again."""
+    """Folder of the encoder, after as many steps and clips as pretraining has; what is done is not done again.
+
+    Errors:
+        ConfigError: the encoder that is there was taught for another number of steps.
+    """
     config = trial.config
     folder = trial.output / config.run.name
-    if (folder / CARD_FILE).exists():  # written last
-        return str(folder)
     rows = read_manifest(config.data.manifest).to_pylist()
     num_steps = derive_plan(config, len(rows)).total_steps
+    if (folder / CARD_FILE).exists():  # written last
+        if (there := load_encoder(folder).card.step) != num_steps:
+            raise ConfigError([f"{folder} is finished: {there} steps, not {num_steps}; choose another folder"])
+        return str(folder)
     torch.manual_seed(config.run.seed)
     encoder, head = Encoder(video_spec(config)), nn.Linear(config.model.width, 2)
     parameters = [*encoder.parameters(), *head.parameters()]
@@ -62,14 +68,12 @@ def taught(trial: Trial) -> str:
         schedule.step()
         if step % 100 == 0 or step == num_steps:
             print(f"taught by labels: step {step}/{num_steps}, loss {loss.item():.3f}", flush=True)
-    write(folder, config, encoder)
-    return str(folder)
-
-
-def write(folder: Path, config: Config, encoder: Encoder) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     weights = pack(encoder.state_dict())
-    write_encoder(folder, make_card(video_spec(config), config.data, weights, origin="taught by labels"), weights)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_encoder(
+        folder, make_card(video_spec(config), config.data, weights, step=num_steps, origin="taught by labels"), weights
+    )
+    return str(folder)
 
 
 def _batches(config: Config, rows: list[dict[str, Any]], num_steps: int) -> Iterator[Batch]:

@@ -25,7 +25,6 @@ LOSSES = ("loss_vid", "loss_img", "loss_scd")
 METRICS_FILE = "metrics.jsonl"
 HEADS = ("variance in one direction, its correlation with gain", "losses at the end: video, image, SCD")
 
-
 Changes = Mapping[str, Mapping[str, Any]]  # section -> field -> value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ import torch
 
 from discovr_ray.config import Config, load_config
 from discovr_ray.data.phantom.patient import sample_patient
+from discovr_ray.errors import ConfigError
 from discovr_ray.evaluate.features import Features
 from discovr_ray.exchange.encoders import open_encoder
 from discovr_ray.model.discovr import Student
@@ -138,6 +140,9 @@ def test_labels_teach_the_encoder_and_it_opens_as_any_other(echo_manifest: str, 
     written = card.stat().st_mtime_ns
     assert taught(trial) == str(tmp_path / "labels")
     assert card.stat().st_mtime_ns == written, "what is done is not done again"
+    longer = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, epochs=40))
+    with pytest.raises(ConfigError, match="is finished: 108 steps, not 120"):
+        taught(trial._replace(config=longer))
 
 
 def test_every_epoch_has_every_video_once() -> None:
