@@ -5,13 +5,23 @@ The ceiling is the same encoder taught by labels: what it could know after as ma
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from brightness import change_brightness
 from taught import taught
 from variants import Variant, in_changed_workers
 
+from discovr_ray.config import Config
+
 
 def _temperature(value: float) -> dict[str, float]:
     return {"teacher_temperature_start": value, "teacher_temperature": value}
+
+
+def as_long(config: Config) -> Mapping[str, Mapping[str, Any]]:
+    """Whatever the others have."""
+    return {"schedule": {"epochs": config.schedule.epochs}}
 
 
 SHARP = {"loss": _temperature(0.02), "schedule": {"ema_momentum": 0.95}}
@@ -27,4 +37,5 @@ CAUSES = (
     Variant("a teacher of 0.03 with 128 answers and a quick centre", "few-answers", FEW_ANSWERS),
     Variant("SCD alone", "scd-alone", {"loss": {"w_vid": 0.0, "w_img": 0.0}}),
     Variant("taught by labels", "labels", {}, taught),
+    Variant("taught by labels, as long as the run above", "labels-long", as_long, taught),
 )

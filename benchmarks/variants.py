@@ -52,7 +52,7 @@ def run_variants(trial: Trial, variants: Sequence[Variant], epochs: int = 0) -> 
     """Train and ask every variant; needs an initialised Ray, which may be another one afterwards.
 
     Args:
-        epochs: of each variant; 0: as many as the trial's.
+        epochs: of each variant that does not say; 0: as many as the trial's.
     Errors:
         As of trial.pretrained.
     """
@@ -74,11 +74,11 @@ def changed(trial: Trial, variant: Variant, epochs: int) -> Trial:
         ConfigError: it cannot be.
     """
     output, values = trial.output / FOLDER, trial.config.to_dict()
+    if epochs:
+        values["schedule"]["epochs"] = epochs
     changes = variant.changes(trial.config) if callable(variant.changes) else variant.changes
     for section, fields in changes.items():
         values[section] |= fields
-    if epochs:
-        values["schedule"]["epochs"] = epochs
     values["run"] |= {"name": variant.folder, "storage_path": str(output)}
     return trial._replace(config=parse_config(values), output=output)
 

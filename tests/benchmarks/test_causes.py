@@ -104,14 +104,17 @@ def test_causes_differ_in_what_they_are_named_for(tmp_path: Path) -> None:
 
     trial = Trial(load_config("prove"), tmp_path, "labelled")
     variants = [finished(trial, "its/run"), *CAUSES]
-    assert len({variant.folder for variant in variants}) == len({variant.name for variant in variants}) == 6
+    assert len({variant.folder for variant in variants}) == len({variant.name for variant in variants}) == 7
     own = {variant.folder: changed(trial, variant, epochs=0).config for variant in variants}
     learn = {variant.folder: variant.learn for variant in variants}
     assert learn["run"](trial) == "its/run"
     assert own["sharp"].loss.teacher_temperature < own["few-answers"].loss.teacher_temperature
     assert own["few-answers"].loss.teacher_temperature < trial.config.loss.teacher_temperature
     assert (own["scd-alone"].loss.w_vid, own["scd-alone"].loss.w_img) == (0, 0)
-    assert learn["labels"] is taught
+    assert learn["labels"] is learn["labels-long"] is taught
+    short = {variant.folder: changed(trial, variant, epochs=2).config.schedule.epochs for variant in variants}
+    assert short.pop("labels-long") == trial.config.schedule.epochs
+    assert set(short.values()) == {2}
     assert learn["few-answers"] is learn["sharp"] is learn["scd-alone"] is pretrained
     assert _without_place(own["brightness"]) == _without_place(own["labels"]) == _without_place(trial.config)
 
