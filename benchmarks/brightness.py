@@ -12,7 +12,7 @@ from discovr_ray.model.discovr import Student, StudentOutput
 
 CONTRAST, OFFSET = 0.4, 0.8  # at most, of normalised pixels: about 1 in deviation
 
-same_forward = Student.forward
+plain_forward = Student.forward
 
 
 def brightened(clips: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def brightened(clips: Tensor) -> Tensor:
 
 
 def brightened_forward(student: Student, clips: Tensor, *others: Tensor) -> StudentOutput:
-    return same_forward(student, brightened(clips), *others)
+    return plain_forward(student, brightened(clips), *others)
 
 
 def change_brightness() -> None:

@@ -6,7 +6,6 @@ Each variant has a run and features of its own below the trial's; what is done i
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -16,13 +15,12 @@ from trial import Asked, Trial, ask_encoder, pretrained
 from verdicts import ENCODER
 
 from discovr_ray.config import Config, parse_config
-from discovr_ray.data import storage
 from discovr_ray.launch.ray_session import start_ray
 from discovr_ray.report.probe_text import METRICS, with_interval
+from discovr_ray.report.run_files import read_run
 
 FOLDER = "variants"  # below the trial's
 LOSSES = ("loss_vid", "loss_img", "loss_scd")
-METRICS_FILE = "metrics.jsonl"
 HEADS = ("variance in one direction, its correlation with gain", "losses at the end: video, image, SCD")
 
 Changes = Mapping[str, Mapping[str, Any]]  # section -> field -> value
@@ -106,12 +104,9 @@ def _changed_workers(change: Callable[[], None]) -> Iterator[None]:
 
 
 def losses_of(run: str) -> dict[str, float]:
-    """Of the last record of a run's log; empty where it has none."""
-    log = storage.join(run, METRICS_FILE)
-    if not storage.exists(log):
-        return {}
-    last = json.loads(storage.read_bytes(log).splitlines()[-1])
-    return {name: last[name] for name in LOSSES}
+    """Of the last logged step of a run; empty where it has none."""
+    records = read_run(run).metrics
+    return {name: records[-1][name] for name in LOSSES} if records else {}
 
 
 def table(found: Mapping[str, Found]) -> list[list[str]]:

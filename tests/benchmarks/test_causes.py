@@ -23,19 +23,15 @@ from discovr_ray.exchange.encoders import open_encoder
 from discovr_ray.model.discovr import Student
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+pytestmark = pytest.mark.usefixtures("in_benchmarks")
 TINY = [
     *("data.num_frames=4", "data.image_size=32", "model.width=24", "model.depth=1", "model.decoder_width=24"),
     *("model.decoder_depth=1", "model.num_prototypes=20", "model.head_hidden=32", "model.head_outputs=40"),
 ]
 
 
-@pytest.fixture(autouse=True)
-def in_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
 @pytest.fixture
-def brightness() -> Iterator[ModuleType]:
+def brightness(in_benchmarks: None) -> Iterator[ModuleType]:
     """The experiment's module; what it changes in this process is put back."""
     import brightness
 
@@ -108,14 +104,14 @@ def test_causes_differ_in_what_they_are_named_for(tmp_path: Path) -> None:
     own = {variant.folder: changed(trial, variant, epochs=0).config for variant in variants}
     learn = {variant.folder: variant.learn for variant in variants}
     assert learn["run"](trial) == "its/run"
-    assert own["sharp"].loss.teacher_temperature < own["few-answers"].loss.teacher_temperature
-    assert own["few-answers"].loss.teacher_temperature < trial.config.loss.teacher_temperature
+    assert own["sharp"].loss.teacher_temperature < own["few-outputs"].loss.teacher_temperature
+    assert own["few-outputs"].loss.teacher_temperature < trial.config.loss.teacher_temperature
     assert (own["scd-alone"].loss.w_vid, own["scd-alone"].loss.w_img) == (0, 0)
     assert learn["labels"] is learn["labels-long"] is taught
     short = {variant.folder: changed(trial, variant, epochs=2).config.schedule.epochs for variant in variants}
     assert short.pop("labels-long") == trial.config.schedule.epochs
     assert set(short.values()) == {2}
-    assert learn["few-answers"] is learn["sharp"] is learn["scd-alone"] is pretrained
+    assert learn["few-outputs"] is learn["sharp"] is learn["scd-alone"] is pretrained
     assert _without_place(own["brightness"]) == _without_place(own["labels"]) == _without_place(trial.config)
 
 

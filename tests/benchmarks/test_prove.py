@@ -33,11 +33,6 @@ TINY = [
 
 
 @pytest.fixture
-def in_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
-@pytest.fixture
 def misaligned(in_benchmarks: None) -> Iterator[ModuleType]:
     """The experiment's module; what it changes in this process is put back."""
     import misaligned
