@@ -98,6 +98,12 @@ def echo_manifest(ray_cluster: None, echo_folder: Path, tmp_path_factory: pytest
     return str(folder / "manifest.parquet")
 
 
+@pytest.fixture
+def in_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The modules of benchmarks/ can be imported, as they import each other."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+
+
 class S3Server(NamedTuple):
     uri: str  # an empty bucket, s3://...
     folder: Path  # where the server keeps the bucket's objects, as files
